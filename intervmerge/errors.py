@@ -57,13 +57,12 @@ class BuildError(IntervMergeError, RuntimeError):
     """A suite cannot be built on this machine."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names, the one nearest to `name` offered first: `noreft (did you mean?), loreft`."""
+def nearest(name: str, known: Iterable[str], most: int = 12) -> str:
+    """The known names, at most so many, the one nearest to `name` first: `noreft (did you mean it?), loreft`."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
-    if not close:
-        return ", ".join(names)
-    return ", ".join([f"{close[0]} (did you mean it?)", *(n for n in names if n != close[0])])
+    ordered = [f"{close[0]} (did you mean it?)", *(n for n in names if n != close[0])] if close else names
+    return ", ".join(ordered[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def lookup(table: Mapping[str, Row], name: str, where: object) -> Row:

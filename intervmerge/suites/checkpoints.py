@@ -1,0 +1,114 @@
+"""Weights on disk: safetensors, memory-mapped, one layer at a time; pickles are refused unread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from intervmerge.errors import CheckpointError
+from intervmerge.suites.encoder import State
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class LazyState(Mapping[str, Tensor]):
+    """A state whose layers are read, or computed, when asked for and not kept.
+
+    Merging streams by layer: what it never holds whole costs no memory.
+    """
+
+    def __init__(self, names: list[str], read: Callable[[str], Tensor]) -> None:
+        self._names, self._read = names, read
+        self._known = set(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._known:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> LazyState:
+    """The layers of a safetensors file as fp32, in the order of `expected`.
+
+    Names, shapes and completeness of the file are checked now, values when a layer is read.
+
+    Args:
+        path: the file.
+        expected: shape of every layer.
+        exact: weights, not differences: they must be stored in a type that holds them exactly, so half precision
+            is refused unless it is the pre-trained model's own.
+
+    Raises:
+        CheckpointError: missing, truncated, a pickle, other layers, other shapes; on reading: not finite.
+    """
+    stored = _open(path)
+    _check_header(path, stored, expected, exact)
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = stored.get_tensor(name).float()
+        if not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                path, f"{bad} NaN or infinite values in {name}", "weights are finite", "finite values"
+            )
+        return tensor
+
+    return LazyState(list(expected), read)
+
+
+def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:
+    """One finite fp32 tensor of a safetensors file."""
+    return read_state(path, {name: torch.Size(shape)}, exact=False)[name]
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")
+    with path.open("rb") as file:
+        if file.read(4).startswith(_PICKLES):
+            rule = "loading a pickle can run code, so it is never loaded"
+            raise CheckpointError(
+                path, "a pickle (torch.save)", rule, "safetensors.torch.save_file(model.state_dict(), path)"
+            )
+    try:
+        return cast(Any, safe_open)(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        rule = "it must be a whole safetensors file"
+        raise CheckpointError(path, f"{error}", rule, "a file that is complete; copy or download it again") from error
+
+
+def _check_header(path: Path, stored: Any, expected: Mapping[str, torch.Size], exact: bool) -> None:
+    found = set(stored.keys())
+    missing, unexpected = sorted(set(expected) - found), sorted(found - set(expected))
+    if missing or unexpected:
+        got = f"missing {missing[:5]}, unexpected {unexpected[:5]}"
+        raise CheckpointError(path, got, "layers must be those of the architecture", f"{len(expected)} named layers")
+    for name, shape in expected.items():
+        header = stored.get_slice(name)
+        if torch.Size(header.get_shape()) != shape:
+            got = f"{name} of shape {header.get_shape()}"
+            raise CheckpointError(path, got, "shapes must be those of the pre-trained model", f"{list(shape)}")
+        allowed = ("F32", "F64") if exact else ("F32", "F64", "F16", "BF16")
+        if header.get_dtype() not in allowed:
+            rule = (
+                "a fine-tuned state in half precision has lost part of its task vector"
+                if exact
+                else "layers are floats"
+            )
+            raise CheckpointError(path, f"{name} stored as {header.get_dtype()}", rule, ", ".join(allowed))
+
+
+def shapes(state: State) -> dict[str, torch.Size]:
+    """The shape of every layer."""
+    return {name: tensor.shape for name, tensor in state.items()}
