@@ -1,0 +1,197 @@
+"""Task vectors τ = θ_ft − θ_pre, by layer, and θ_pre + Σ λ τ, differentiable in λ.
+
+A *layer* is one named parameter tensor. Everything is streamed by layer and computed in fp32; stored tensors
+(bf16, memory-mapped, shared) are read and never written. Source: arXiv:2212.04089.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from intervmerge.errors import CheckpointError, ConfigError
+
+State: TypeAlias = Mapping[str, Tensor]
+"""Layer name -> floating tensor."""
+
+
+class TaskVector(Mapping[str, Tensor]):
+    """Σ weight · state, by layer: a read-only mapping, so that it is a `State` itself.
+
+    Lazy: arithmetic only notes its operands, and a layer is computed, in fp32, each time it is asked for.
+    Hence no operation copies a model; `dict(vector)` computes all layers once. A layer of `TaskVector(state)`
+    in fp32 *is* the stored tensor: do not write into it.
+
+    Args:
+        states: floating tensors by layer, the same names and shapes in all.
+        weights: one a state.
+
+    Raises:
+        CheckpointError: the states differ in their layers, or hold integers.
+    """
+
+    def __init__(self, *states: State, weights: Sequence[float] = (1.0,)) -> None:
+        for state in states:
+            check_layers("TaskVector", states[0], state)
+        self._terms = list(zip(weights, states, strict=True))
+        self.shapes: dict[str, torch.Size] = dict(layer_shapes(states[0]))
+
+    def __getitem__(self, layer: str) -> Tensor:
+        (weight, state), *others = self._terms
+        total = state[layer].float()
+        if weight != 1:
+            total = total * weight
+        for weight, state in others:
+            total = torch.add(total, state[layer].float(), alpha=weight)
+        return total
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __repr__(self) -> str:
+        return f"TaskVector({len(self)} layers, {sum(shape.numel() for shape in self.shapes.values())} numbers)"
+
+    # A mapping would compare tensors with ==, whose answer is no truth value.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __add__(self, other: TaskVector) -> TaskVector:
+        return TaskVector(self, other, weights=(1.0, 1.0))
+
+    def __sub__(self, other: TaskVector) -> TaskVector:
+        return TaskVector(self, other, weights=(1.0, -1.0))
+
+    def __mul__(self, factor: float) -> TaskVector:
+        return TaskVector(self, weights=(float(factor),))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> TaskVector:
+        return self * -1.0
+
+    def norm(self) -> float:
+        """Euclidean length over all layers, ‖τ‖, summed in fp64."""
+        squares = (torch.linalg.vector_norm(layer, dtype=torch.float64).item() ** 2 for layer in self.values())
+        return float(sum(squares) ** 0.5)
+
+    def apply(self, pretrained: State, scaling: float = 1.0) -> dict[str, Tensor]:
+        """θ_pre + scaling · τ, a new fp32 state.
+
+        Raises:
+            CheckpointError: `pretrained` has other layers.
+        """
+        check_layers("TaskVector.apply", pretrained, self)
+        return {name: torch.add(base.float(), self[name], alpha=scaling) for name, base in pretrained.items()}
+
+
+def task_vector(pretrained: State, finetuned: State) -> TaskVector:
+    """τ = θ_ft − θ_pre, by layer, in fp32.
+
+    Raises:
+        CheckpointError: the two differ in their layers (all are listed), or hold integers.
+    """
+    check_layers("task_vector", pretrained, finetuned)
+    return TaskVector(finetuned, pretrained, weights=(1.0, -1.0))
+
+
+def analogy(a: TaskVector, b: TaskVector, c: TaskVector) -> TaskVector:
+    """τ_D ≈ τ_C + (τ_B − τ_A): A is to B as C is to D. Source: arXiv:2212.04089 section 5."""
+    return c + (b - a)
+
+
+def combine(pretrained: State, task_vectors: Mapping[str, State], coefficients: Tensor | float) -> dict[str, Tensor]:
+    """θ_pre + Σ λ τ, by layer, differentiable in the coefficients (and in nothing else).
+
+    Args:
+        pretrained: fixes the order of the layers.
+        task_vectors: task name -> task vector. Not copied: kept for the backward pass by reference.
+        coefficients: λ, one in all [], one a task [tasks], or one a task and layer [tasks, layers].
+
+    Raises:
+        CheckpointError: a task vector has other layers.
+        ConfigError: the coefficients have another shape.
+
+    Source: arXiv:2310.02575 eq. 3 and 4.
+    """
+    check_tasks(pretrained, task_vectors)
+    wanted = torch.as_tensor(coefficients, dtype=torch.float32)
+    columns = spread(wanted, len(task_vectors), len(pretrained), "coefficients").unbind(1)
+    vectors = list(task_vectors.values())
+    merged: dict[str, Tensor] = {}
+    for (layer, base), column in zip(pretrained.items(), columns, strict=True):
+        merged[layer] = _WeightedLayer.apply(column, base, vectors, layer)
+    return merged
+
+
+class _WeightedLayer(torch.autograd.Function):
+    """One layer of `combine`; plain autograd would keep an fp32 copy of all task vectors stored in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, column: Tensor, base: Tensor, vectors: Sequence[State], layer: str) -> Tensor:
+        ctx.vectors, ctx.layer = vectors, layer
+        merged = base.detach().to(torch.float32, copy=True)
+        for coefficient, vector in zip(column.tolist(), vectors, strict=True):
+            merged.add_(vector[layer], alpha=coefficient)
+        return merged
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        products = [(grad * vector[ctx.layer]).sum() for vector in ctx.vectors]
+        return torch.stack(products), None, None, None
+
+
+def spread(coefficients: Tensor, tasks: int, layers: int, where: str) -> Tensor:
+    """Coefficients of shape [], [tasks] or [tasks, layers], seen as [tasks, layers]."""
+    shape = tuple(coefficients.shape)
+    if shape not in [(), (tasks,), (tasks, layers)]:
+        allowed = f"a number, a list of {tasks}, or {tasks} lists of {layers}"
+        raise ConfigError(where, f"shape {list(shape)}", "one in all, a task, or a task and layer", allowed)
+    return coefficients.reshape(*shape, *[1] * (2 - len(shape))).expand(tasks, layers)
+
+
+def layer_shapes(state: State) -> Mapping[str, torch.Size]:
+    """Shapes by layer, without computing the layers of a lazy task vector."""
+    return state.shapes if isinstance(state, TaskVector) else {name: t.shape for name, t in state.items()}
+
+
+def check_tasks(pretrained: State, task_vectors: Mapping[str, State]) -> None:
+    """Refuse no task vector at all, and one whose layers are not those of `pretrained`."""
+    if not task_vectors:
+        raise ConfigError("task_vectors", "none", "a merge needs tasks", "at least one task vector")
+    for task, vector in task_vectors.items():
+        check_layers(f"task vector {task!r}", pretrained, vector)
+
+
+def check_layers(where: str, expected: State, got: State) -> None:
+    """Refuse a state whose layers differ from the expected ones in name or shape, or are not floating.
+
+    Raises:
+        CheckpointError: lists all faults, sorted.
+    """
+    want, have = layer_shapes(expected), layer_shapes(got)
+    faults = {
+        "missing": sorted(want.keys() - have.keys()),
+        "unexpected": sorted(have.keys() - want.keys()),
+        "mismatched": [
+            f"{name} {list(have[name])} for {list(want[name])}"
+            for name in sorted(want.keys() & have.keys())
+            if want[name] != have[name]
+        ],
+        "not floating": sorted({*_not_floating(expected), *_not_floating(got)}),
+    }
+    found = "; ".join(f"{fault} {', '.join(names)}" for fault, names in faults.items() if names)
+    if found:
+        rule = "both states hold the same floating layers in the same shapes"
+        raise CheckpointError(where, found, rule, "states of one architecture, without integer buffers")
+
+
+def _not_floating(state: State) -> list[str]:
+    if isinstance(state, TaskVector):  # checked when it was made
+        return []
+    return [name for name, tensor in state.items() if not tensor.is_floating_point()]
