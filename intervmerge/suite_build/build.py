@@ -1,0 +1,216 @@
+"""Builds mini8 from its sources: images, broad pre-training, eight fine-tunings, one multi-task training, the folder.
+
+Every stage is kept in the work folder; a build that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from intervmerge.suite_build.broad import broad_set
+from intervmerge.suite_build.deepening import deepened
+from intervmerge.suite_build.sources import require_packages
+from intervmerge.suite_build.stages import Tensors, kept, recipe_hash, stream, whole_seed
+from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task, balanced
+from intervmerge.suite_build.training import Lesson, TrainingSetting, train
+from intervmerge.suite_build.write import Part, write_suite
+from intervmerge.suites.encoder import Architecture, Encoder
+
+CLASS_VECTORS = "class_vectors"
+
+ARCHITECTURE = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
+
+SHALLOW = replace(ARCHITECTURE, blocks=4)
+
+BROAD_TRAINING = TrainingSetting(
+    epochs=5, learning_rate=1.2e-3, weight_decay=0.05, learn_class_vectors=True, warmup_steps=200, batch_size=64
+)
+"""Of the shallow tower."""
+DEEP_BROAD_TRAINING = TrainingSetting(
+    epochs=1, learning_rate=5e-4, weight_decay=0.05, learn_class_vectors=True, batch_size=64
+)
+"""Of the tower with all its blocks, on every second image."""
+FINE_TUNING = TrainingSetting(epochs=10, learning_rate=8e-4, weight_decay=0.01, batch_size=64)
+"""Epochs are the task's own."""
+MULTITASK_TRAINING = TrainingSetting(epochs=6, learning_rate=8e-4, weight_decay=0.01, batch_size=64)
+MULTITASK_IMAGES = 4000
+"""The first so many training images of each task."""
+
+IMAGES, BROAD, TRAINING = "images 1", "broad 1", "training 1"
+"""Versions of the recipes: raised when a change of the code changes what a stage gives."""
+
+Report = Callable[[str, float], None]
+"""(stage, share done in 0..1)."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """The stages of a build, each from those before it."""
+
+    work: Path
+    seed: int
+    report: Report
+
+    def images(self, task: Task) -> Tensors:
+        """`train`, `adapt`, `validation`, `test`: uint8 [images, 3, 32, 32]; `<split>.labels`: int64 [images]."""
+        recipe = recipe_hash(IMAGES, self.seed, task.name, task.train_images)
+        return kept(self.work, f"images-{task.name}", recipe, partial(self._draw, task))
+
+    def _draw(self, task: Task) -> Tensors:
+        drawn = {}
+        for split, count in {"train": task.train_images, **SPLIT_SIZES}.items():
+            random = stream(self.seed, "images", task.name, split)
+            labels = balanced(len(task.classes), count, random)
+            pixels = torch.from_numpy(task.draw(labels, split, random)).permute(0, 3, 1, 2)
+            drawn |= {split: pixels, f"{split}.labels": torch.from_numpy(labels)}
+        return drawn
+
+    @cached_property
+    def broad(self) -> Tensors:
+        """Images and labels of the broad training; `first_class` [tasks]: where each task's classes begin."""
+        recipe = recipe_hash(BROAD, self.seed)
+        return kept(self.work, "images-broad", recipe, self._draw_broad)
+
+    def _draw_broad(self) -> Tensors:
+        drawn = broad_set(stream(self.seed, "broad"))
+        return {
+            "images": torch.from_numpy(drawn.images).permute(0, 3, 1, 2),
+            "labels": torch.from_numpy(drawn.labels),
+            "first_class": torch.tensor([drawn.first_class[task.name] for task in TASKS]),
+            "classes": torch.tensor(drawn.classes),
+        }
+
+    @cached_property
+    def shallow(self) -> Tensors:
+        """The shallow tower after the broad training, and its `class_vectors` [all classes, features]."""
+        return kept(self.work, "shallow", self.shallow_recipe, self._train_shallow)
+
+    @property
+    def shallow_recipe(self) -> str:
+        """What the shallow tower depends on."""
+        return recipe_hash(IMAGES, BROAD, TRAINING, self.seed, BROAD_TRAINING, SHALLOW)
+
+    def _train_shallow(self) -> Tensors:
+        first = torch.Generator().manual_seed(whole_seed(self.seed, "class vectors"))
+        vectors = torch.randn(int(self.broad["classes"]), SHALLOW.features, generator=first)
+        encoder = self.fresh("shallow", lambda: Encoder(SHALLOW))
+        learnt = self._train(encoder, self.broad_lesson(vectors), BROAD_TRAINING, "shallow", self.shallow_recipe)
+        return {**encoder.tower.state_dict(), CLASS_VECTORS: learnt}
+
+    @cached_property
+    def pretrained(self) -> Tensors:
+        """The pre-trained tower in values that bf16 holds exactly, and its `class_vectors`."""
+        return kept(self.work, "pretrained", self.pretraining_recipe, self._deepen)
+
+    @property
+    def pretraining_recipe(self) -> str:
+        """What the pre-trained tower depends on."""
+        return recipe_hash(self.shallow_recipe, DEEP_BROAD_TRAINING, ARCHITECTURE)
+
+    def _deepen(self) -> Tensors:
+        shallow = Encoder(SHALLOW).load(weights_of(self.shallow))
+        encoder = self.fresh("deep", lambda: deepened(shallow, ARCHITECTURE.blocks))
+        lesson = self.broad_lesson(self.shallow[CLASS_VECTORS], every=2)
+        learnt = self._train(encoder, lesson, DEEP_BROAD_TRAINING, "pretraining", self.pretraining_recipe)
+        rounded = {name: weight.bfloat16().float() for name, weight in encoder.tower.state_dict().items()}
+        return {**rounded, CLASS_VECTORS: learnt}
+
+    def broad_lesson(self, vectors: Tensor, every: int = 1) -> Lesson:
+        """Every such image of the broad classes, all classes one group."""
+        images, labels = self.broad["images"][::every], self.broad["labels"][::every]
+        return Lesson(images, labels, vectors, torch.zeros(len(vectors)).long(), torch.zeros(len(images)).bool())
+
+    def fresh(self, name: str, make: Callable[[], Encoder]) -> Encoder:
+        """A new encoder; open_clip draws first weights from torch's global state, which is put back afterwards."""
+        with torch.random.fork_rng():
+            torch.manual_seed(whole_seed(self.seed, "weights", name))
+            return make()
+
+    def head(self, task: Task) -> Tensor:
+        """The class vectors of a task [classes, features]."""
+        first = int(self.broad["first_class"][[row.name for row in TASKS].index(task.name)])
+        return self.pretrained[CLASS_VECTORS][first : first + len(task.classes)]
+
+    def pretrained_encoder(self) -> Encoder:
+        """A fresh encoder with the pre-trained weights."""
+        return Encoder(ARCHITECTURE).load(weights_of(self.pretrained))
+
+    def finetuned(self, task: Task) -> Tensors:
+        """The tower fine-tuned on a task, fp32."""
+        setting = TrainingSetting(**{**vars(FINE_TUNING), "epochs": task.epochs})
+        return self._trained(task.name, [task], setting, task.train_images)
+
+    @cached_property
+    def multitask(self) -> Tensors:
+        """One tower trained on all tasks, fp32."""
+        return self._trained("multitask", TASKS, MULTITASK_TRAINING, MULTITASK_IMAGES)
+
+    def _trained(self, name: str, tasks: tuple[Task, ...] | list[Task], setting: TrainingSetting, most: int) -> Tensors:
+        recipe = recipe_hash(
+            self.pretraining_recipe,
+            IMAGES,
+            TRAINING,
+            setting,
+            most,
+            [(t.name, t.train_images, t.mirror) for t in tasks],
+        )
+
+        def compute() -> Tensors:
+            encoder = self.pretrained_encoder()
+            self._train(encoder, self.lesson(tasks, most), setting, name, recipe)
+            return dict(encoder.tower.state_dict())
+
+        return kept(self.work, f"finetuned-{name}", recipe, compute)
+
+    def lesson(self, tasks: tuple[Task, ...] | list[Task], most: int) -> Lesson:
+        """The first `most` training images of each task, with the frozen heads."""
+        images, labels, groups, mirror, first = [], [], [], [], 0
+        for number, task in enumerate(tasks):
+            drawn = self.images(task)
+            images.append(drawn["train"][:most])
+            labels.append(drawn["train.labels"][:most] + first)
+            groups.append(torch.full((len(task.classes),), number))
+            mirror.append(torch.full((len(labels[-1]),), task.mirror))
+            first += len(task.classes)
+        heads = torch.cat([self.head(task) for task in tasks])
+        return Lesson(torch.cat(images), torch.cat(labels), heads, torch.cat(groups), torch.cat(mirror))
+
+    def _train(self, encoder: Encoder, lesson: Lesson, setting: TrainingSetting, name: str, recipe: str) -> Tensor:
+        checkpoint = self.work / f"{name}-{recipe}.checkpoint"
+        seed = whole_seed(self.seed, "training", name)
+        return train(encoder, lesson, setting, seed, checkpoint, partial(self._tell, name))
+
+    def _tell(self, name: str, checkpoint: str, share: float) -> None:
+        self.report(name, share)
+
+
+def weights_of(stage: Tensors) -> dict[str, Tensor]:
+    """The tower's weights among the tensors of a stage."""
+    return {name: weight for name, weight in stage.items() if name != CLASS_VECTORS}
+
+
+def build_mini8(out: Path, work: Path, seed: int = 0, *, report: Report) -> None:
+    """Build the suite mini8 into the folder `out`.
+
+    Args:
+        out: becomes the suite's folder; files of the same names are overwritten.
+        work: finished stages stay here, and are taken up again.
+        seed: all randomness derives from it.
+        report: told (stage, share done in 0..1).
+
+    Raises:
+        BuildError: packages are missing; the message names all of them.
+    """
+    require_packages()
+    builder = Builder(work, seed, report)
+    for number, task in enumerate(TASKS):
+        builder.images(task)
+        report("images", (number + 1) / len(TASKS))
+    parts = [Part(task, builder.images(task), builder.head(task), builder.finetuned(task)) for task in TASKS]
+    write_suite(out, ARCHITECTURE, weights_of(builder.pretrained), builder.multitask, parts)
