@@ -124,7 +124,7 @@ def _nearest(tensors: Tensors, moments: Callable[[], Moments]) -> Tensors:
     """Where Δ = Rᵀ(b − R z) is smallest on average: R spans where z varies least, b = R mean."""
     mean, covariance = moments()
     ascending = torch.linalg.eigh(covariance.double()).eigenvectors
-    stored = ascending[:, : len(tensors["b"])].mT.float().contiguous()
+    stored = ascending[:, : len(tensors["b"])].mT.float().cpu().contiguous()
     return {"R": stored, "b": orthonormal(stored) @ mean.to(stored)}
 
 

@@ -8,18 +8,18 @@ others, a row has the values, the gradients and (as Adam works by element) the t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import files
 from intervmerge.interventions.formulas import FORMULAS, Formula, Kernel, Moments, Tensors
 from intervmerge.interventions.placement import Placement
+from intervmerge.seeding import generator
 
 Row = tuple[str, Placement]
 """A task and where its interventions stand."""
@@ -254,8 +254,7 @@ def _started(
     task: str, placement: Placement, seed: int, statistics: Statistics | None, formulas: Mapping[str, Formula]
 ) -> Tensors:
     """The initial tensors of one row, named `block/tensor`; bit for bit the same among any others."""
-    digest = hashlib.sha256(f"{seed}/{task}".encode()).digest()
-    generator = Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    drawing = generator(seed, task)
     formula = formulas[placement.formula]
 
     def moments(block: int) -> Moments:
@@ -268,7 +267,7 @@ def _started(
 
     drawn: Tensors = {}
     for block in placement.blocks:
-        tensors = formula.paper(placement.rank, placement.slice_width, generator)
+        tensors = formula.paper(placement.rank, placement.slice_width, drawing)
         if placement.start == "identity":
             tensors = formula.identity(tensors, lambda block=block: moments(block))  # type: ignore[misc]
         drawn |= {f"{block}/{name}": tensor for name, tensor in tensors.items()}

@@ -9,7 +9,6 @@ before election (mergekit issue 474), which is another method.
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from intervmerge.errors import CheckpointError, ConfigError, lookup, nearest
 from intervmerge.merging.selection import trim_threshold
 from intervmerge.merging.task_vectors import State, check_tasks, spread
+from intervmerge.seeding import generator
 
 STACK_ELEMENTS = 2**16
 """Numbers of all tasks together that the kernel holds at once: 256 KiB in fp32, which stays in the cache."""
@@ -166,9 +166,9 @@ def _drop(task_vectors: Mapping[str, State], settings: Mapping[str, Any]) -> Spa
     drop, seed = settings["drop"], settings["seed"]
 
     def sparsify(layer: str, stacks: Stacks) -> Iterator[Tensor]:
-        generators = [_generator(seed, task, layer) for task in task_vectors]
+        generators = [generator(seed, task, layer) for task in task_vectors]
         for stack in stacks:
-            draws = torch.stack([torch.rand(stack.shape[1], generator=generator) for generator in generators])
+            draws = torch.stack([torch.rand(stack.shape[1], generator=drawn) for drawn in generators])
             yield stack.mul_(draws.ge_(drop).to(stack.device)).div_(1 - drop)
 
     return sparsify
@@ -177,11 +177,6 @@ def _drop(task_vectors: Mapping[str, State], settings: Mapping[str, Any]) -> Spa
 SPARSIFIERS: Mapping[str, Callable[[Mapping[str, State], Mapping[str, Any]], Sparsify]] = MappingProxyType(
     {"none": _keep_all, "trim": _trim, "drop": _drop}
 )
-
-
-def _generator(seed: int, task: str, layer: str) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}\0{task}\0{layer}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def _stacks(layer: str, task_vectors: Mapping[str, State]) -> Iterator[Tensor]:

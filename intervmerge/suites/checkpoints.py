@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from intervmerge.errors import CheckpointError
-from intervmerge.suites.encoder import State
+from intervmerge.merging import State
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -112,3 +113,20 @@ def _check_header(path: Path, stored: Any, expected: Mapping[str, torch.Size], e
 def shapes(state: State) -> dict[str, torch.Size]:
     """The shape of every layer."""
     return {name: tensor.shape for name, tensor in state.items()}
+
+
+def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:
+    """Write weights as safetensors, whole or not at all.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, dict(metadata))
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            path, str(error), "weights are written here", "a folder with room, open to you"
+        ) from error

@@ -6,7 +6,7 @@ intervention edits (IntervMerge eq. 3.3). Blocks count from 0; the papers count 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intervmerge.errors import CheckpointError, ConfigError, nearest
+from intervmerge.merging import State
 from intervmerge.settings import settings
 
-State = Mapping[str, Tensor]
-"""Parameter name, as open_clip's vision tower calls it, to fp32 tensor."""
+Edit = Callable[[int, Tensor], Tensor]
+"""From a block and its z [images, tokens, width] to what stands in z's place."""
 
 
 @settings
@@ -165,17 +166,26 @@ class Encoder(nn.Module):
         """The class token after the last block [images, width] to the un-normalised feature [images, features]."""
         return cast(Tensor, self.tower.ln_post(class_token) @ self.tower.proj)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalised images [images, 3, size, size] to un-normalised features [images, features].
+    def run(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
+        """Tokens that enter block 0 [images, tokens, width] to un-normalised features [images, features].
 
-        In the last block only the class token is computed: nothing else reaches the feature.
+        In the last block only the class token is computed, as nothing else reaches the feature: there `edit` gets
+        z of [images, 1, width].
+
+        Args:
+            tokens: what `embed` gave.
+            edit: called with each block and its z; returns what stands in z's place.
         """
-        tokens = self.embed(images)
         last = self.architecture.blocks - 1
-        for block in range(last):
-            tokens = self.finish(block, tokens + self.attend(block, tokens))
-        class_token = tokens[:, :1] + self.attend(last, tokens, class_only=True)
-        return self.project(self.finish(last, class_token)[:, 0])
+        for block in range(last + 1):
+            z = self.attend(block, tokens, class_only=block == last)
+            z = z if edit is None else edit(block, z)
+            tokens = self.finish(block, tokens[:, : z.shape[1]] + z)
+        return self.project(tokens[:, 0])
+
+    def features(self, images: Tensor) -> Tensor:
+        """Normalised images [images, 3, size, size] to un-normalised features [images, features]."""
+        return self.run(self.embed(images))
 
 
 def check_state(state: State, expected: State, where: object) -> None:

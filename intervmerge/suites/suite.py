@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from intervmerge.errors import CheckpointError, ConfigError, SuiteError, nearest
+from intervmerge.errors import ConfigError, SuiteError, nearest
+from intervmerge.merging import State
 from intervmerge.settings import read_settings, read_yaml, settings
 from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
-from intervmerge.suites.encoder import Architecture, Encoder, State, open_clip_architecture
+from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import Split, read_images
+
+CHUNK = 256
+"""Images in one forward that trains nothing: enough to fill a device, few enough for its memory."""
 
 
 @settings
@@ -128,6 +133,12 @@ class Suite:
         )
         return (pixels.float() / 255 - mean) / std
 
+    def features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+        """Un-normalised features [images, features] of uint8 pixels [images, 3, size, size]; no gradients."""
+        device = encoder.tower.proj.device
+        with torch.no_grad():
+            return torch.cat([encoder.features(self.normalise(part.to(device))) for part in pixels.split(CHUNK)])
+
     def encoder(self, state: State, where: object = "weights") -> Encoder:
         """A frozen encoder of this suite's architecture with the given weights."""
         return Encoder(self.architecture).load(state, where)
@@ -187,8 +198,12 @@ def load_suite(name: str | Path) -> Suite:
     if not path.is_file():
         allowed = f"{nearest(str(name), packaged())}, or the path of a folder with suite.yaml"
         raise SuiteError("suite", repr(str(name)), "it must be a packaged suite or a path", allowed)
-    file = read_settings(SuiteFile, read_yaml(path), path)
-    return _open(path.parent, file)
+    return _open(path.parent, read_suite_file(path))
+
+
+def read_suite_file(path: Path) -> SuiteFile:
+    """The keys of a suite.yaml; no file that it names is opened."""
+    return read_settings(SuiteFile, read_yaml(path), path)
 
 
 def _open(folder: Path, file: SuiteFile) -> Suite:
@@ -241,9 +256,4 @@ def _states(folder: Path, task: TaskFile, pretrained: State, expected: dict[str,
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Write a suite.yaml, keys in their order."""
-    import yaml
-
     path.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-
-
-__all__ = ["CheckpointError", "Suite", "SuiteFile", "Task", "TaskFile", "load_suite"]

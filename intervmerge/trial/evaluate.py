@@ -1,0 +1,106 @@
+"""Accuracy, agreement with the teacher and representation bias of a student, a teacher, or any encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from intervmerge.interventions import Interventions
+from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.suite import CHUNK, Suite, Task
+from intervmerge.trial.exact import Engine
+from intervmerge.trial.store import Store
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model does on one split of one task."""
+
+    correct: int
+    """Images whose label has the highest logit."""
+    agreeing: int
+    """Images for which the highest logit is that of the teacher's; needs no labels."""
+    total: int
+    bias: float
+    """Mean absolute difference from the teacher's feature, per element (Representation Surgery, arXiv:2402.02705)."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified as labelled, 0..1."""
+        return self.correct / self.total
+
+    @property
+    def agreement(self) -> float:
+        """Share of images classified as the teacher does, 0..1."""
+        return self.agreeing / self.total
+
+
+def mean_accuracy(scores: Mapping[str, Score]) -> float:
+    """Unweighted mean over tasks, as in the literature."""
+    return fmean(score.accuracy for score in scores.values())
+
+
+def mean_agreement(scores: Mapping[str, Score]) -> float:
+    """Unweighted mean over tasks."""
+    return fmean(score.agreement for score in scores.values())
+
+
+def teacher_features(suite: Suite, split: str, store: Store, device: torch.device) -> dict[str, Tensor]:
+    """Features of each task's fine-tuned model on its own images: task to [images, features], fp32, on `device`."""
+
+    def compute(task: Task) -> Tensor:
+        encoder = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
+        return suite.features(encoder, task.splits[split].pixels)
+
+    found = {}
+    for task in suite.tasks:
+        key = f"{suite.fingerprint}/teacher/{task.name}/{split}/{device}"
+        found[task.name] = store.get(key, partial(compute, task))
+    return found
+
+
+def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
+    """Score features [images, features] of a task's split beside the teacher's."""
+    labels = task.splits[split].labels
+    assert labels is not None, "adapt has no labels to score by"
+    chosen = task.logits(features).argmax(-1)
+    return Score(
+        correct=int((chosen == labels.to(chosen.device)).sum()),
+        agreeing=int((chosen == task.logits(teacher).argmax(-1)).sum()),
+        total=len(labels),
+        bias=float((features - teacher).abs().mean()),
+    )
+
+
+def measure(
+    suite: Suite, split: str, teachers: Mapping[str, Tensor], features: Callable[[int, Task], Tensor]
+) -> dict[str, Score]:
+    """Score every task; `features` gives those of a task's images from its row and the task."""
+    return {
+        task.name: score(task, split, features(row, task), teachers[task.name]) for row, task in enumerate(suite.tasks)
+    }
+
+
+def measure_student(
+    engine: Engine, interventions: Interventions | None, suite: Suite, split: str, teachers: Mapping[str, Tensor]
+) -> dict[str, Score]:
+    """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself."""
+
+    def features(row: int, task: Task) -> Tensor:
+        with torch.no_grad():
+            parts = task.splits[split].pixels.split(CHUNK)
+            return torch.cat([engine.features(interventions, engine.enter(part[None]), [row])[0] for part in parts])
+
+    return measure(suite, split, teachers, features)
+
+
+def measure_encoders(
+    suite: Suite, split: str, teachers: Mapping[str, Tensor], encoder: Callable[[Task], Encoder]
+) -> dict[str, Score]:
+    """Score a whole model for each task: the pre-trained or multi-task one for all, or each its own."""
+    return measure(suite, split, teachers, lambda _, task: suite.features(encoder(task), task.splits[split].pixels))

@@ -1,0 +1,48 @@
+"""Mean and covariance of z on the merged base: what consreft starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intervmerge.interventions import Placement
+from intervmerge.suites.suite import CHUNK, Suite
+from intervmerge.trial.exact import ExactEngine
+
+Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
+"""From (task, block) to mean [width] and covariance [width, width]."""
+
+
+def moments(engine: ExactEngine, suite: Suite, placement: Placement) -> Moments:
+    """From (task, block): mean [width] and covariance [width, width] of z over the edited tokens of `adapt`."""
+    found: Moments = {}
+    for task in suite.tasks:
+        sums = {block: _Sums() for block in placement.blocks}
+
+        def watch(block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
+            if block in sums:
+                sums[block].add(z[:, list(placement.token_indices(block))].flatten(0, 1).double())
+            return z
+
+        with torch.no_grad():
+            for part in task.splits["adapt"].pixels.split(CHUNK):
+                engine.encoder.run(engine.enter(part[None])[0], watch)
+        found |= {(task.name, block): total.moments() for block, total in sums.items()}
+    return found
+
+
+class _Sums:
+    """Running sums of points [points, width] and of their outer products, in fp64."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, points: Tensor) -> None:
+        self.count += len(points)
+        self.first = self.first.to(points) + points.sum(0)
+        self.second = self.second.to(points) + points.T @ points
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        mean = self.first / self.count
+        covariance = self.second / self.count - mean.outer(mean)
+        return mean.float().cpu(), covariance.float().cpu()

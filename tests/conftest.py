@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from odd_suite import write_odd_suite
+
+from intervmerge.suites.suite import Suite, load_suite
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite on disk that the tests only read."""
+    return write_odd_suite(tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture
+def broken_folder(tmp_path: Path) -> Path:
+    """A suite on disk that a test may break."""
+    return write_odd_suite(tmp_path / "broken")
+
+
+@pytest.fixture(scope="session")
+def odd(odd_folder: Path) -> Suite:
+    return load_suite(odd_folder)

@@ -1,0 +1,262 @@
+"""One trial: the engine, distillation, measuring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from odd_suite import TASKS, save
+from safetensors.torch import load_file
+from torch import Tensor
+
+from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
+from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.distill import batches, distill
+from intervmerge.trial.evaluate import mean_accuracy
+from intervmerge.trial.merged import merge
+from intervmerge.trial.moments import moments
+from intervmerge.trial.run import FILE, Bench, run_trial
+from intervmerge.trial.sweep import CANDIDATES, best, sweep
+
+SHORT = TrainingConfig(steps=6, batch=8, rungs=(3,))
+
+
+@pytest.fixture(scope="module")
+def bench(odd: Suite) -> Bench:
+    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
+
+
+def started(bench: Bench, **config: object) -> Interventions:
+    """Interventions whose Δ is far from zero."""
+    placement = bench.place(TrialConfig(intervention=InterventionConfig(**config)))
+    interventions = bench.start(placement, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in interventions.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    return interventions
+
+
+def some_images(suite: Suite, count: int = 6) -> Tensor:
+    """uint8 [tasks, images, 3, size, size]"""
+    return torch.stack([task.splits["test"].pixels[:count] for task in suite.tasks])
+
+
+# ---- bases
+
+
+def test_a_bases_fingerprint_tells_rule_and_settings_apart(odd: Suite) -> None:
+    bases = [
+        merge(odd, "weight_average"),
+        merge(odd, "task_arithmetic", scaling=0.3),
+        merge(odd, "task_arithmetic", scaling=0.4),
+        merge(odd, "ties_sum", scaling=0.3),
+        merge(odd, "ties_sum", scaling=0.3, density=0.5),
+    ]
+    assert len({base.fingerprint for base in bases}) == len(bases)
+    assert merge(odd, "task_arithmetic", scaling=0.3).fingerprint == merge(odd, "task_arithmetic").fingerprint
+
+
+def test_the_sweep_measures_every_candidate_and_its_best_is_the_highest(odd: Suite) -> None:
+    found = sweep(odd, "cpu")
+    assert len(found) == len(CANDIDATES)
+    assert best(found) is max(found, key=lambda candidate: candidate.accuracy).base
+
+
+def test_a_teacher_alone_classifies_the_odd_suite_without_mistake(odd: Suite) -> None:
+    """Its labels are what its fine-tuned models say."""
+    whole = Bench(merge(odd.only(["red"]), "task_arithmetic", scaling=1.0), "cpu")
+    score = whole.measure(None, "test")["red"]
+    assert (score.accuracy, score.agreement) == (1.0, 1.0)
+    assert score.bias < 1e-6
+
+
+# ---- the engine
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token: str) -> None:
+    """Two routes: ours, and a hook at `ls_1`, task by task, on the tower as open_clip runs it."""
+    suite, tower = bench.base.suite, bench.engine.encoder.tower
+    interventions = started(bench, formula="loreft", rank=3, token=token, slice_width="1/2", slice_shift=7)
+    pixels = some_images(suite)
+    ours = bench.engine.features(interventions, bench.engine.enter(pixels))
+    for row in range(len(suite.tasks)):
+        handles = []
+        for block in interventions.blocks:
+
+            def edit(module: object, inputs: object, z: Tensor, block: int = block, row: int = row) -> Tensor:
+                index = list(interventions.edited(block))
+                return z.index_add(1, torch.tensor(index), interventions(block, z[None, :, index], [row])[0])
+
+            handles.append(tower.transformer.resblocks[block].ls_1.register_forward_hook(edit))
+        theirs = tower(suite.normalise(pixels[row]))
+        for handle in handles:
+            handle.remove()
+        torch.testing.assert_close(ours[row], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_all_tasks_in_one_forward_equal_task_by_task(bench: Bench) -> None:
+    interventions = started(bench, rank=2, token="all")
+    entered = bench.engine.enter(some_images(bench.base.suite))
+    together = bench.engine.features(interventions, entered)
+    for row in range(len(entered)):
+        alone = bench.engine.features(interventions, entered[[row]], [row])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_interventions_at_their_identity_start_leave_the_base_as_it_is(bench: Bench) -> None:
+    placement = bench.place(TrialConfig(intervention=InterventionConfig(rank=2, token="all")))
+    entered = bench.engine.enter(some_images(bench.base.suite))
+    features = bench.engine.features(bench.start(placement, seed=0), entered)
+    assert torch.equal(features, bench.engine.features(None, entered))
+
+
+def test_frozen_weights_get_no_gradients_and_blocks_before_the_first_keep_no_graph(bench: Bench) -> None:
+    interventions = started(bench, blocks=(3,))
+    features = bench.engine.features(interventions, bench.engine.enter(some_images(bench.base.suite)))
+    features.sum().backward()
+    assert all(parameter.grad is None for parameter in bench.engine.encoder.parameters())
+    assert all(parameter.grad is not None for parameter in interventions.parameters())
+
+
+# ---- batches and independence
+
+
+def test_an_epoch_shows_every_image_once_and_all_tasks_the_same_blocks() -> None:
+    index = batches({"a": 24, "b": 24}, batch=8, steps=6, seed=0)
+    assert index.shape == (6, 2, 8)
+    for epoch in (index[:3], index[3:]):
+        assert sorted(epoch[:, 0].flatten().tolist()) == list(range(24))
+        assert sorted(epoch[:, 1].flatten().tolist()) == list(range(24, 48))
+    blocks = {frozenset(block.tolist()) for block in index[:3, 0]}
+    assert {frozenset(block.tolist()) for block in index[3:, 0]} == blocks
+
+
+def test_what_a_task_draws_does_not_depend_on_the_others() -> None:
+    among = batches({"a": 40, "b": 24, "c": 33}, batch=8, steps=9, seed=3)
+    alone = batches({"b": 24}, batch=8, steps=9, seed=3)
+    assert torch.equal(among[:, 1] - 40, alone[:, 0])
+
+
+def test_seeds_order_batches_differently() -> None:
+    one, other = (batches({"a": 64}, batch=4, steps=16, seed=seed) for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+def test_a_batch_larger_than_adapt_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training\.batch: got 25; .*a has 24 to adapt on; allowed: 1\.\.24"):
+        batches({"a": 24}, batch=25, steps=1, seed=0)
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_task_trained_alone_ends_where_it_ends_among_others(odd: Suite, bench: Bench, formula: str) -> None:
+    intervention = InterventionConfig(formula=formula, rank=1)
+    config = TrialConfig(intervention=intervention, training=replace(SHORT, learning_rate=1e-3))
+    among = run_trial(config, bench).interventions.state_by_task()
+    # The same merged weights for one task alone: a suite of one, and the base of three.
+    base = replace(merge(odd.only(["green"]), "task_arithmetic"), state=bench.base.state)
+    alone = run_trial(config, Bench(base, "cpu")).interventions.state_by_task()
+    for name, tensor in alone["green"].items():
+        torch.testing.assert_close(among["green"][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+# ---- training and measuring
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_distillation_brings_features_nearer_to_the_teachers(bench: Bench, formula: str) -> None:
+    config = TrialConfig(intervention=InterventionConfig(formula=formula), training=TrainingConfig(steps=25, batch=16))
+    before = bench.measure(None)
+    after = run_trial(config, bench).rungs[-1].scores
+    assert sum(s.bias for s in after.values()) < sum(s.bias for s in before.values())
+
+
+def test_the_same_seed_gives_the_same_numbers_on_a_used_bench(odd: Suite, bench: Bench) -> None:
+    config = TrialConfig(intervention=InterventionConfig(rank=2), training=SHORT, seed=5)
+    used = run_trial(config, bench)
+    fresh = run_trial(config, merge(odd, "task_arithmetic", scaling=0.3))
+    for task, tensors in used.interventions.state_by_task().items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, fresh.interventions.state_by_task()[task][name])
+    assert [rung.scores for rung in used.rungs] == [rung.scores for rung in fresh.rungs]
+
+
+def test_other_seeds_give_other_numbers(bench: Bench) -> None:
+    one, other = (run_trial(TrialConfig(training=SHORT, seed=seed), bench).rungs[-1].scores for seed in (0, 1))
+    assert one != other
+
+
+def test_a_trial_is_measured_and_saved_at_every_rung(bench: Bench, tmp_path: Path) -> None:
+    heard = []
+    result = run_trial(TrialConfig(training=SHORT), bench, folder=tmp_path, on_rung=lambda r: heard.append(r.steps))
+    assert heard == [rung.steps for rung in result.rungs] == [3, 6]
+    loaded = Interventions.load(tmp_path / FILE)
+    assert bench.measure(loaded) == result.rungs[-1].scores
+    assert result.extra_params == len(TASKS) * extra_params(result.placement)
+
+
+def test_a_stopped_trial_is_a_loop_that_is_not_continued(bench: Bench) -> None:
+    placement = bench.place(TrialConfig())
+    stopped, whole = (bench.start(placement, seed=0) for _ in range(2))
+    next(iter(distill(bench.engine, stopped, bench.lesson, SHORT, seed=0)))
+    assert list(distill(bench.engine, whole, bench.lesson, replace(SHORT, steps=3), seed=0)) == [3]
+    assert all(torch.equal(a, b) for a, b in zip(stopped.parameters(), whole.parameters(), strict=True))
+
+
+def test_accuracy_is_correct_over_total(bench: Bench) -> None:
+    scores = bench.measure(None)
+    for task in bench.base.suite.tasks:
+        teacher = task.logits(bench.teachers("validation")[task.name]).argmax(-1)
+        assert torch.equal(teacher, task.splits["validation"].labels)  # so agreement is accuracy in this suite
+        assert scores[task.name].agreeing == scores[task.name].correct
+    assert mean_accuracy(scores) == pytest.approx(sum(s.correct / s.total for s in scores.values()) / len(scores))
+
+
+def test_moments_are_those_of_the_points_that_hooks_collect(bench: Bench) -> None:
+    suite, placement = bench.base.suite, bench.place(TrialConfig(intervention=InterventionConfig(token="patches")))
+    task = suite.tasks[1]
+    points: list[Tensor] = []
+    module = bench.engine.encoder.tower.transformer.resblocks[2].ls_1
+    handle = module.register_forward_hook(lambda m, i, z: points.append(z[:, 1:].flatten(0, 1)))
+    bench.engine.encoder.tower(suite.normalise(task.splits["adapt"].pixels))
+    handle.remove()
+    mean, covariance = moments(bench.engine, suite, placement)[task.name, 2]
+    torch.testing.assert_close(mean, points[0].mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(covariance, torch.cov(points[0].T, correction=0), atol=1e-5, rtol=1e-3)
+
+
+# ---- refusing
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, r"training\.steps: got 0"),
+        ({"batch": 0}, r"training\.batch: got 0"),
+        ({"learning_rate": -1.0}, r"training\.learning_rate: got -1\.0"),
+        ({"rungs": (50, 25)}, r"training\.rungs: got \[50, 25\]"),
+        ({"rungs": (101,)}, r"training\.rungs: got \[101\]"),
+    ],
+)
+def test_impossible_training_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**values)
+
+
+def test_a_device_that_is_not_there_is_refused(odd: Suite) -> None:
+    with pytest.raises(ConfigError, match="device: got 'abacus'"):
+        Bench(merge(odd, "weight_average"), "abacus")
+
+
+def test_nan_in_a_task_vector_is_refused_before_anything_is_merged(broken_folder: Path) -> None:
+    path = broken_folder / "weights/red.safetensors"
+    tensors = load_file(path)
+    tensors["ln_post.bias"][0] = torch.nan
+    save(path, tensors)
+    with pytest.raises(CheckpointError, match=r"red\.safetensors: got 1 NaN or infinite values in ln_post\.bias"):
+        merge(load_suite(broken_folder), "ties_sum")
