@@ -5,7 +5,7 @@ They are kin of the tasks' classes, as web images are of the benchmarks'; none o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class BroadSet:
 def broad_images(random: np.random.Generator) -> Sequence[Pixels]:
     """Images [BROAD_IMAGES, 32, 32, 3] of every broad class."""
 
-    def many(draw):  # type: ignore[no-untyped-def]
+    def many(draw: Callable[[], Pixels]) -> Pixels:
         return np.stack([draw() for _ in range(BROAD_IMAGES)])
 
     letters = [many(lambda c=c, a=a: glyph(c, a, "train", 0.4, random)) for a in ALPHABETS for c in a]

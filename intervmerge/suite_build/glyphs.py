@@ -6,11 +6,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from intervmerge.suite_build.photos import Pixels, background
 from intervmerge.suite_build.sources import TYPEFACE_PACKAGES, debian_files
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
 
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CYRILLIC = "АБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ"
@@ -86,7 +90,7 @@ def readers(alphabet: str, split: str) -> tuple[tuple[Typeface, ...], ...]:
 def pick_typeface(families: Sequence[Sequence[Typeface]], random: np.random.Generator) -> Typeface:
     """A typeface; large families come up more often, but only as the square root of their size."""
     weights = np.sqrt([len(family) for family in families])
-    family = families[random.choice(len(families), p=weights / weights.sum())]
+    family = families[int(random.choice(len(families), p=weights / weights.sum()))]
     return family[random.integers(len(family))]
 
 
@@ -131,14 +135,14 @@ def letter_mask(character: str, path: str, random: np.random.Generator, left: st
 
 
 @cache
-def font_of(path: str, size: int):  # type: ignore[no-untyped-def]
+def font_of(path: str, size: int) -> FreeTypeFont:
     """A font at a size in pixels, read once."""
     from PIL import ImageFont
 
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def sized(path: str, capital_height: float):  # type: ignore[no-untyped-def]
+def sized(path: str, capital_height: float) -> FreeTypeFont:
     """The font at the size where its H (or 0) is so many pixels high, in steps of two points."""
     top, bottom = font_of(path, 100).getbbox("H0")[1::2]
     return font_of(path, max(16, 2 * round(50 * capital_height / max(bottom - top, 30))))
@@ -151,4 +155,5 @@ def lay(mask: np.ndarray, photographs: float, split: str, random: np.random.Gene
     else:
         ground = np.full((32, 32, 3), random.uniform(0, 70, size=3), np.float32)
     ink = random.uniform(170, 255) + random.uniform(-25, 25, size=3)
-    return (ground + mask[..., None] * (ink - ground)).clip(0, 255).astype(np.uint8)
+    lit: Pixels = (ground + mask[..., None] * (ink - ground)).clip(0, 255).astype(np.uint8)
+    return lit

@@ -131,6 +131,9 @@ def requirements() -> str:
     )
 
 
+REQUIREMENTS = requirements()
+
+
 def missing_packages(flag_folders: tuple[Path, ...] = FLAG_FOLDERS) -> list[str]:
     """Every package that is not here, as `kind name`."""
     python = [f"pip {p.name}" for p in PYTHON_PACKAGES if python_version(p.name) is None]

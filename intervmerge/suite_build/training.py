@@ -7,7 +7,7 @@ A killed training goes on at its last whole epoch and ends with the very same we
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from intervmerge.suites.encoder import Encoder
 LOGIT_SCALE = 20.0
 MEAN, STD = (0.4, 0.4, 0.4), (0.3, 0.3, 0.3)
 """Of images scaled to 0..1."""
+
+Parts = Mapping[str, nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler]
+"""What has a state that a resumed training needs."""
 
 Progress = Callable[[str, float], None]
 """(stage, share done in 0..1)."""
@@ -97,7 +100,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: pace(step, setting.warmup_steps, steps * setting.epochs)
     )
-    parts = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
+    parts: Parts = {"encoder": encoder, "optimizer": optimizer, "schedule": schedule}
     done = resume(checkpoint, parts, vectors)
     for epoch in range(done, setting.epochs):
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)
@@ -105,7 +108,7 @@ def train(
         for step, rows in enumerate(order.split(setting.batch_size)):
             loss = lesson_loss(encoder, lesson, rows, vectors, setting.shift, generator)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_([*encoder.parameters(), vectors], setting.gradient_norm)
             optimizer.step()
             schedule.step()
@@ -145,17 +148,15 @@ def pace(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def save(checkpoint: Path, parts: dict[str, Encoder | torch.optim.Optimizer | torch.optim.lr_scheduler.LambdaLR],
-         vectors: Tensor, epoch: int) -> None:  # fmt: skip
+def save(checkpoint: Path, parts: Parts, vectors: Tensor, epoch: int) -> None:
     """Everything a training needs to go on, written beside the file and then put in its place."""
-    states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[no-untyped-call]
     fresh = checkpoint.with_suffix(".new")
+    states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({**states, "vectors": vectors.detach(), "epoch": epoch}, fresh)
     fresh.replace(checkpoint)
 
 
-def resume(checkpoint: Path, parts: dict[str, Encoder | torch.optim.Optimizer | torch.optim.lr_scheduler.LambdaLR],
-           vectors: nn.Parameter) -> int:  # fmt: skip
+def resume(checkpoint: Path, parts: Parts, vectors: nn.Parameter) -> int:
     """Take up what `save` left; the epochs already done, 0 without a checkpoint."""
     if not checkpoint.is_file():
         return 0

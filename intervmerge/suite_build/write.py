@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,7 +101,7 @@ def splits(drawn: Tensors) -> dict[str, Split]:
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, its folder made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    path.write_bytes(to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def readme() -> str:
