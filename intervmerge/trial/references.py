@@ -10,7 +10,7 @@ from intervmerge.trial.run import Bench
 
 
 def references(bench: Bench, split: str) -> dict[str, Mapping[str, Score]]:
-    """Scores by task of the pre-trained model, of one trained on all tasks (if there is), and of the individual ones."""
+    """Scores by task of the pre-trained model, of one trained on all tasks, if any, and of the individual ones."""
     suite, device = bench.base.suite, bench.engine.device
     teachers = bench.teachers(split)
     pretrained = suite.encoder(suite.pretrained, "pre-trained").to(device)
@@ -18,7 +18,7 @@ def references(bench: Bench, split: str) -> dict[str, Mapping[str, Score]]:
         "pre-trained": measure_encoders(suite, split, teachers, lambda task: pretrained)
     }
     if suite.multitask is not None:
-        state = combine(suite.pretrained, [suite.multitask], 1.0)
+        state = combine(suite.pretrained, {"multi-task": suite.multitask}, 1.0)
         multitask = suite.encoder(state, "multi-task").to(device)
         found["multi-task"] = measure_encoders(suite, split, teachers, lambda task: multitask)
     return {**found, "individual": measure(suite, split, teachers, lambda row, task: teachers[task.name])}
