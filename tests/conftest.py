@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def broken_folder(tmp_path: Path) -> Path:
-    """A suite on disk that a test may break."""
-    return write_odd_suite(tmp_path / "broken")
+def broken_folder(odd_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the suite on disk that a test may break."""
+    return Path(shutil.copytree(odd_folder, tmp_path / "broken"))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from intervmerge.errors import CheckpointError, ConfigError, SuiteError
 from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
+from intervmerge.suites.images import read_images, write_images
 from intervmerge.suites.suite import Suite, load_suite
 
 
@@ -106,8 +107,13 @@ def test_whole_states_and_task_vectors_open_as_the_same_models(odd: Suite, tmp_p
             torch.testing.assert_close(one.task_vector[layer], other.task_vector[layer], atol=1e-6, rtol=0)
 
 
-def test_a_suite_keeps_its_fingerprint_when_it_moves(odd: Suite, tmp_path: Path) -> None:
-    assert load_suite(write_odd_suite(tmp_path / "elsewhere")).fingerprint == odd.fingerprint
+def test_a_suite_keeps_its_fingerprint_when_it_moves(odd: Suite, broken_folder: Path) -> None:
+    assert load_suite(broken_folder).fingerprint == odd.fingerprint
+
+
+def test_a_fingerprint_needs_no_hashes_in_the_file(odd: Suite, broken_folder: Path) -> None:
+    edit_yaml(broken_folder, lambda values: values.pop("sha256"))
+    assert load_suite(broken_folder).fingerprint == odd.fingerprint
 
 
 def test_fingerprints_differ_when_a_weight_does(broken_folder: Path, odd: Suite) -> None:
@@ -226,10 +232,13 @@ def test_check_finds_everything_that_is_wrong(broken_folder: Path) -> None:
     save(weights, {name: tensor + torch.nan for name, tensor in load_file(weights).items()})
     head = broken_folder / "heads/green.safetensors"
     save(head, {"weight": -load_file(head)["weight"]})
-    (broken_folder / "images/blue.arrow").write_bytes((broken_folder / "images/blue.arrow").read_bytes() + b"\0")
+    splits = read_images(broken_folder / "images/blue.arrow", SHAPE.image_size)
+    splits["adapt"].pixels[:3] = splits["test"].pixels[:3]
+    write_images(broken_folder / "images/blue.arrow", splits)
     findings = "\n".join(check(load_suite(broken_folder)))
     assert "weights/red.safetensors: sha256 is" in findings
     assert "task vector of red: " in findings
     assert "NaN" in findings
     assert "green: the fine-tuned model has" in findings
     assert "images/blue.arrow: sha256 is" in findings
+    assert "blue: 3 images stand in both adapt and test" in findings

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -56,14 +57,13 @@ def broad_images(random: np.random.Generator) -> Sequence[Pixels]:
     def many(draw: Callable[[], Pixels]) -> Pixels:
         return np.stack([draw() for _ in range(BROAD_IMAGES)])
 
-    letters = [many(lambda c=c, a=a: glyph(c, a, "train", 0.4, random)) for a in ALPHABETS for c in a]
+    letters = [many(partial(glyph, c, a, "train", 0.4, random)) for a in ALPHABETS for c in a]
     flags = [
-        many(lambda c=c: pictures.scene(pictures.flag(c, flag_folder()), "train", random, mirror=False))
-        for c in OTHER_FLAGS
+        many(partial(pictures.scene, pictures.flag(code, flag_folder()), "train", random, mirror=False))
+        for code in OTHER_FLAGS
     ]
     emoji = [
-        many(lambda c=c: pictures.scene(pictures.emoji(c), "train", random, mirror=True))
-        for c in FOOD + FACES + VEHICLES
+        many(partial(pictures.scene, pictures.emoji(c), "train", random, mirror=True)) for c in FOOD + FACES + VEHICLES
     ]
     return letters + flags + emoji
 

@@ -91,7 +91,7 @@ def pick_typeface(families: Sequence[Sequence[Typeface]], random: np.random.Gene
     """A typeface; large families come up more often, but only as the square root of their size."""
     weights = np.sqrt([len(family) for family in families])
     family = families[int(random.choice(len(families), p=weights / weights.sum()))]
-    return family[random.integers(len(family))]
+    return family[int(random.integers(len(family)))]
 
 
 def glyph(character: str, alphabet: str, split: str, photographs: float, random: np.random.Generator) -> Pixels:
