@@ -1,9 +1,10 @@
 # make test      everything that CI runs: install into .venv if missing, lint, types, tests
+# make slow      tests that need minutes: peak memory of merging
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint types bench clean
+.PHONY: test slow lint types bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +20,9 @@ types: .venv/installed
 
 test: lint types
 	$(BIN)/pytest
+
+slow: .venv/installed
+	$(BIN)/pytest -m slow
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/merging_memory.py

@@ -406,6 +406,7 @@ def test_a_task_vector_of_other_layers_is_refused_by_its_task(pretrained: State,
 # ---- memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is read from /proc")
 @pytest.mark.parametrize(("rule", "tasks"), [("ties_mean", 8), ("ties_mean", 20), ("dare_ties_sum", 20)])
 def test_merging_holds_the_merged_state_and_at_most_three_layers(rule: str, tasks: int, tmp_path: Path) -> None:

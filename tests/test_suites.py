@@ -15,7 +15,7 @@ from intervmerge.errors import CheckpointError, ConfigError, SuiteError
 from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import read_images, write_images
-from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.suites.suite import Suite, files_of, load_suite, sha256_of
 
 
 def edit_yaml(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -242,3 +242,19 @@ def test_check_finds_everything_that_is_wrong(broken_folder: Path) -> None:
     assert "green: the fine-tuned model has" in findings
     assert "images/blue.arrow: sha256 is" in findings
     assert "blue: 3 images stand in both adapt and test" in findings
+
+
+def test_the_packaged_suite_says_what_it_is() -> None:
+    """Its files are those that its hashes name; accuracy is `suite check`'s business."""
+    mini8 = load_suite("mini8")
+    assert (len(mini8.tasks), mini8.architecture.blocks, mini8.architecture.width) == (8, 12, 96)
+    assert "stand-in" in mini8.file.note
+    for task in mini8.tasks:
+        assert {name: len(split) for name, split in task.splits.items()} == {
+            "adapt": 512,
+            "validation": 500,
+            "test": 1000,
+        }
+        assert task.splits["adapt"].labels is None
+    assert all(mini8.file.sha256[path] == sha256_of(mini8.folder / path) for path in files_of(mini8.file))
+    assert all(task.source and task.licence for task in mini8.file.tasks)

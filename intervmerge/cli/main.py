@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP))
     chosen = parser.parse_args(arguments)
     try:
-        return COMMANDS[chosen.command].run(chosen)
+        return int(COMMANDS[chosen.command].run(chosen))
     except IntervMergeError as error:
         print(f"intervmerge {chosen.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
