@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intervmerge import interventions, merging
+    from intervmerge import interventions, merging, pareto
+    from intervmerge.bundle import Bundle, export, load_bundle
     from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params
     from intervmerge.merging import TaskVector, analogy, task_vector
+    from intervmerge.search.run import run_search
+    from intervmerge.search.study import Study, load_study
     from intervmerge.suites.suite import Suite, load_suite
     from intervmerge.trial.config import TrainingConfig, TrialConfig
     from intervmerge.trial.merged import MergedBase, merge
@@ -35,14 +38,23 @@ _HOMES = {
     "Bench": "intervmerge.trial.run",
     "TrialResult": "intervmerge.trial.run",
     "run_trial": "intervmerge.trial.run",
+    "pareto": "intervmerge.pareto",
+    "Study": "intervmerge.search.study",
+    "load_study": "intervmerge.search.study",
+    "run_search": "intervmerge.search.run",
+    "Bundle": "intervmerge.bundle",
+    "export": "intervmerge.bundle",
+    "load_bundle": "intervmerge.bundle",
 }
 """Public name to the module where it lives."""
 
 __all__ = [
     "Bench",
+    "Bundle",
     "InterventionConfig",
     "Interventions",
     "MergedBase",
+    "Study",
     "Suite",
     "TaskVector",
     "TrainingConfig",
@@ -50,10 +62,15 @@ __all__ = [
     "TrialResult",
     "analogy",
     "count_extra_params",
+    "export",
     "interventions",
+    "load_bundle",
+    "load_study",
     "load_suite",
     "merge",
     "merging",
+    "pareto",
+    "run_search",
     "run_trial",
     "task_vector",
 ]

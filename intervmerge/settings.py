@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Tag, TypeAdapter, ValidationError
 
 from intervmerge.errors import ConfigError, nearest
 
@@ -36,16 +36,38 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any], where: object
 
 
 def _first(kind: type[Settings], error: ValidationError, where: object) -> ConfigError:
-    first = error.errors()[0]
+    unknown = (
+        e for e in error.errors() if e["type"] == "unexpected_keyword_argument"
+    )  # often a slip explains the rest
+    first = next(unknown, error.errors()[0])
+    # "<...>" are the tags of alternatives, which no user wrote
+    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # our own check inside the dataclass
-        return cause
-    path = ".".join(str(part) for part in first["loc"])
-    fields = [name for name in getattr(kind, "__dataclass_fields__", {}) if not name.startswith("_")]
+        return cause if "." in str(cause.args[0]) or not path else ConfigError(path, *cause.args[1:])
+    place = f"{where}, {path}" if where else path
     if first["type"] == "unexpected_keyword_argument":
-        return ConfigError(f"{where}, {path}", "a key of no meaning", "keys are the settings'", nearest(path, fields))
+        name = str(first["loc"][-1])
+        return ConfigError(
+            place, "a key of no meaning", "keys are the settings'", nearest(name, _keys(kind, first["loc"][:-1]))
+        )
     got = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return ConfigError(f"{where}, {path}", got, "it must be of the setting's type", first["msg"].lower())
+    return ConfigError(place, got, "it must be of the setting's type", first["msg"].lower())
+
+
+def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
+    """The keys that the dataclass at a place below `kind` has."""
+    for part in place:
+        alternatives = [kind] if is_dataclass(kind) else list(get_args(kind))
+        if str(part).startswith("<"):  # the alternative whose tag this is
+            kind = next((get_args(a)[0] for a in alternatives if Tag(str(part)) in get_args(a)), None)
+        elif is_dataclass(kind):
+            kind = get_type_hints(kind, include_extras=True).get(str(part))
+        while get_origin(kind) is Annotated and not any(isinstance(a, Tag) for a in get_args(kind)):
+            kind = get_args(kind)[0]
+        if isinstance(part, int):
+            kind = next(iter(get_args(kind)), None)
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

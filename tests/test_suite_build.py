@@ -13,7 +13,6 @@ import yaml
 
 from intervmerge.errors import BuildError
 from intervmerge.suite_build import sources
-from intervmerge.suite_build.deepening import deepened
 from intervmerge.suite_build.stages import kept, recipe_hash, stream
 from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.training import Lesson, TrainingSetting, lesson_loss, pace, shifted, train
@@ -118,14 +117,6 @@ def test_shifted_by_zero_is_the_image_and_by_more_moves_whole_images() -> None:
         for x in range(-3, 4)
     ]
     assert any(torch.equal(moved[0], way) for way in ways)
-
-
-def test_deepened_tower_has_the_features_of_the_shallow_one() -> None:
-    shallow = pico_encoder()
-    deep = deepened(shallow, 6)
-    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert deep.architecture.blocks == 6
-    torch.testing.assert_close(deep.features(images), shallow.features(images))
 
 
 def test_streams_of_stages_are_their_own_and_repeat() -> None:

@@ -6,10 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import merge, suite, trial
+from intervmerge.cli import export, merge, report, space, suite, trial, ui
 from intervmerge.errors import InputError, IntervMergeError
 
-COMMANDS = {"merge": merge, "trial": trial, "suite": suite}
+COMMANDS = {
+    "merge": merge,
+    "trial": trial,
+    "report": report,
+    "ui": ui,
+    "export": export,
+    "space": space,
+    "suite": suite,
+}
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the suite's folder, made anew")
     build.add_argument("--work", type=Path, metavar="DIR", help="finished stages are kept here; the same again resumes")
     build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--threads", type=int, default=2, help="another number gives weights a little different")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -53,10 +54,12 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _build(chosen: argparse.Namespace) -> int:
+    import torch
     from rich.progress import Progress, TaskID
 
     from intervmerge.suite_build.build import build_mini8
 
+    torch.set_num_threads(chosen.threads)
     work = chosen.work or Path.home() / ".cache" / "intervmerge" / "mini8-build"
     with Progress() as progress:
         bars: dict[str, TaskID] = {}

@@ -74,8 +74,8 @@ def broad_set(random: np.random.Generator) -> BroadSet:
     labels = [np.full(len(block), label) for label, block in enumerate(images)]
     first_class, classes = {}, len(images)
     for task in TASKS:
-        few = np.repeat(np.arange(len(task.classes)), task.shallow_images)
-        repeats = REPEATS // task.shallow_images
+        few = np.repeat(np.arange(len(task.classes)), task.broad_images)
+        repeats = REPEATS // task.broad_images
         images.append(np.repeat(task.draw(few, "train", random), repeats, axis=0))
         labels.append(np.repeat(classes + few, repeats))
         first_class[task.name], classes = classes, classes + len(task.classes)

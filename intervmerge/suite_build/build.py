@@ -6,7 +6,7 @@ Every stage is kept in the work folder; a build that was killed goes on where it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from intervmerge.suite_build.broad import broad_set
-from intervmerge.suite_build.deepening import deepened
 from intervmerge.suite_build.sources import require_packages
 from intervmerge.suite_build.stages import Tensors, kept, recipe_hash, stream, whole_seed
 from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task, balanced
@@ -26,20 +25,13 @@ CLASS_VECTORS = "class_vectors"
 
 ARCHITECTURE = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
 
-SHALLOW = replace(ARCHITECTURE, blocks=4)
-
 BROAD_TRAINING = TrainingSetting(
-    epochs=5, learning_rate=1.2e-3, weight_decay=0.05, learn_class_vectors=True, warmup_steps=200, batch_size=64
+    epochs=14, learning_rate=1.5e-3, weight_decay=0.05, learn_class_vectors=True, warmup_steps=200, shift=3
 )
-"""Of the shallow tower."""
-DEEP_BROAD_TRAINING = TrainingSetting(
-    epochs=1, learning_rate=5e-4, weight_decay=0.05, learn_class_vectors=True, batch_size=64
-)
-"""Of the tower with all its blocks, on every fourth image."""
-FINE_TUNING = TrainingSetting(epochs=10, learning_rate=8e-4, weight_decay=0.01, batch_size=64)
+FINE_TUNING = TrainingSetting(epochs=6, learning_rate=8e-4, weight_decay=0.01)
 """Epochs are the task's own."""
-MULTITASK_TRAINING = TrainingSetting(epochs=2, learning_rate=8e-4, weight_decay=0.01, batch_size=64)
-MULTITASK_IMAGES = 2500
+MULTITASK_TRAINING = TrainingSetting(epochs=6, learning_rate=8e-4, weight_decay=0.01)
+MULTITASK_IMAGES = 3500
 """The first so many training images of each task."""
 
 IMAGES, BROAD, TRAINING = "images 1", "broad 1", "training 1"
@@ -87,44 +79,25 @@ class Builder:
         }
 
     @cached_property
-    def shallow(self) -> Tensors:
-        """The shallow tower after the broad training, and its `class_vectors` [all classes, features]."""
-        return kept(self.work, "shallow", self.shallow_recipe, self._train_shallow)
-
-    @property
-    def shallow_recipe(self) -> str:
-        """What the shallow tower depends on."""
-        return recipe_hash(IMAGES, BROAD, TRAINING, self.seed, BROAD_TRAINING, SHALLOW)
-
-    def _train_shallow(self) -> Tensors:
-        first = torch.Generator().manual_seed(whole_seed(self.seed, "class vectors"))
-        vectors = torch.randn(int(self.broad["classes"]), SHALLOW.features, generator=first)
-        encoder = self.fresh("shallow", lambda: Encoder(SHALLOW))
-        learnt = self._train(encoder, self.broad_lesson(vectors), BROAD_TRAINING, "shallow", self.shallow_recipe)
-        return {**encoder.tower.state_dict(), CLASS_VECTORS: learnt}
-
-    @cached_property
     def pretrained(self) -> Tensors:
-        """The pre-trained tower in values that bf16 holds exactly, and its `class_vectors`."""
-        return kept(self.work, "pretrained", self.pretraining_recipe, self._deepen)
+        """The pre-trained tower in values that bf16 holds exactly, and `class_vectors` [all classes, features]."""
+        return kept(self.work, "pretrained", self.pretraining_recipe, self._pretrain)
 
     @property
     def pretraining_recipe(self) -> str:
         """What the pre-trained tower depends on."""
-        return recipe_hash(self.shallow_recipe, DEEP_BROAD_TRAINING, ARCHITECTURE)
+        return recipe_hash(IMAGES, BROAD, TRAINING, self.seed, BROAD_TRAINING, ARCHITECTURE)
 
-    def _deepen(self) -> Tensors:
-        shallow = Encoder(SHALLOW).load(weights_of(self.shallow))
-        encoder = self.fresh("deep", lambda: deepened(shallow, ARCHITECTURE.blocks))
-        lesson = self.broad_lesson(self.shallow[CLASS_VECTORS], every=4)
-        learnt = self._train(encoder, lesson, DEEP_BROAD_TRAINING, "pretraining", self.pretraining_recipe)
+    def _pretrain(self) -> Tensors:
+        first = torch.Generator().manual_seed(whole_seed(self.seed, "class vectors"))
+        vectors = torch.randn(int(self.broad["classes"]), ARCHITECTURE.features, generator=first)
+        images, labels = self.broad["images"], self.broad["labels"]
+        one_group, never = torch.zeros(len(vectors)).long(), torch.zeros(len(images)).bool()
+        encoder = self.fresh("pretraining", lambda: Encoder(ARCHITECTURE))
+        lesson = Lesson(images, labels, vectors, one_group, mirror=never)
+        learnt = self._train(encoder, lesson, BROAD_TRAINING, "pretraining", self.pretraining_recipe)
         rounded = {name: weight.bfloat16().float() for name, weight in encoder.tower.state_dict().items()}
         return {**rounded, CLASS_VECTORS: learnt}
-
-    def broad_lesson(self, vectors: Tensor, every: int = 1) -> Lesson:
-        """Every such image of the broad classes, all classes one group."""
-        images, labels = self.broad["images"][::every], self.broad["labels"][::every]
-        return Lesson(images, labels, vectors, torch.zeros(len(vectors)).long(), torch.zeros(len(images)).bool())
 
     def fresh(self, name: str, make: Callable[[], Encoder]) -> Encoder:
         """A new encoder; open_clip draws first weights from torch's global state, which is put back afterwards."""

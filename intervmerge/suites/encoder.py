@@ -112,14 +112,19 @@ class Encoder(nn.Module):
             act_layer=QuickGELU if architecture.activation == "quick_gelu" else nn.GELU,
         )
 
-    def load(self, state: State, where: object = "weights") -> Encoder:
-        """Copy `state` into the tower and freeze it; names and shapes must be the tower's own.
+    def load(self, state: State, where: object = "weights", *, copy: bool = True) -> Encoder:
+        """Take `state` as the tower's weights and freeze it; names and shapes must be the tower's own.
+
+        Args:
+            state: weights by layer.
+            where: named in errors.
+            copy: without, the tower's weights are the given tensors themselves, perhaps shared: never train it then.
 
         Raises:
             CheckpointError: names are missing or unexpected, or shapes differ.
         """
         check_state(state, self.tower.state_dict(), where)
-        self.tower.load_state_dict(dict(state))
+        self.tower.load_state_dict(dict(state), assign=not copy)
         return self.eval().requires_grad_(False)
 
     def block(self, block: int) -> Any:

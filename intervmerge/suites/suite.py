@@ -35,6 +35,11 @@ class Normalization:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels [..., 3, size, size] to what the encoder takes, fp32, on the same device."""
+        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
 
 @settings
 class TaskFile:
@@ -94,7 +99,7 @@ class Task:
 
     def logits(self, features: Tensor) -> Tensor:
         """Zero-shot logits [images, classes] of un-normalised features [images, features]."""
-        return F.normalize(features.float(), dim=-1) @ self.head.to(features.device).T
+        return zero_shot(features, self.head)
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,7 @@ class Suite:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [..., 3, size, size] to what the encoder takes, fp32, on the same device."""
-        mean, std = (
-            torch.tensor(values, device=pixels.device).view(3, 1, 1)
-            for values in (self.file.normalization.mean, self.file.normalization.std)
-        )
-        return (pixels.float() / 255 - mean) / std
+        return self.file.normalization(pixels)
 
     def features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
         """Un-normalised features [images, features] of uint8 pixels [images, 3, size, size]; no gradients."""
@@ -140,8 +141,10 @@ class Suite:
             return torch.cat([encoder.features(self.normalise(part.to(device))) for part in pixels.split(CHUNK)])
 
     def encoder(self, state: State, where: object = "weights") -> Encoder:
-        """A frozen encoder of this suite's architecture with the given weights."""
-        return Encoder(self.architecture).load(state, where)
+        """A frozen encoder of this suite's architecture on the given weights, which are not copied."""
+        with torch.device("meta"):
+            encoder = Encoder(self.architecture)
+        return encoder.load(state, where, copy=False)
 
     def only(self, names: list[str]) -> Suite:
         """The same suite with some of its tasks."""
@@ -163,6 +166,11 @@ class Suite:
         for path in files_of(self.file):
             digest.update((self.file.sha256.get(path) or sha256_of(self.folder / path)).encode())
         return digest.hexdigest()[:16]
+
+
+def zero_shot(features: Tensor, head: Tensor) -> Tensor:
+    """Logits [images, classes] of un-normalised features [images, features] by a head [classes, features]."""
+    return F.normalize(features.float(), dim=-1) @ head.to(features.device).T
 
 
 def files_of(file: SuiteFile) -> list[str]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.seeding import generator
-from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig
 from intervmerge.trial.exact import Engine
+from intervmerge.trial.merged import MergedBase
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,22 @@ class Lesson:
     """Images of each task."""
 
 
-def prepare(engine: Engine, suite: Suite, teachers: Mapping[str, Tensor]) -> Lesson:
-    """What distillation reads at every step, computed once for a merged base."""
-    entered = [engine.enter(task.splits["adapt"].pixels[None])[0] for task in suite.tasks]
-    targets = [teachers[task.name] for task in suite.tasks]
-    return Lesson(torch.cat(entered), torch.cat(targets), {t.name: len(t.splits["adapt"]) for t in suite.tasks})
+def prepare(engine: Engine, base: MergedBase, teachers: Mapping[str, Tensor]) -> Lesson:
+    """What distillation reads at every step, computed once for a merged base and kept in its store."""
+    suite, device = base.suite, engine.device
+
+    def entered() -> Tensor:
+        return torch.cat([engine.enter(task.splits["adapt"].pixels[None])[0].cpu() for task in suite.tasks])
+
+    def targets() -> Tensor:
+        return torch.cat([teachers[task.name].cpu() for task in suite.tasks])
+
+    key = f"{base.fingerprint}/lesson"
+    return Lesson(
+        entered=base.store.get(f"{key}/entered", entered).to(device),
+        targets=base.store.get(f"{key}/targets", targets).to(device),
+        sizes={task.name: len(task.splits["adapt"]) for task in suite.tasks},
+    )
 
 
 def distill(

@@ -55,12 +55,12 @@ def teacher_features(suite: Suite, split: str, store: Store, device: torch.devic
 
     def compute(task: Task) -> Tensor:
         encoder = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
-        return suite.features(encoder, task.splits[split].pixels)
+        return suite.features(encoder, task.splits[split].pixels).cpu()
 
     found = {}
     for task in suite.tasks:
-        key = f"{suite.fingerprint}/teacher/{task.name}/{split}/{device}"
-        found[task.name] = store.get(key, partial(compute, task))
+        key = f"{suite.fingerprint}/teacher/{task.name}/{split}"
+        found[task.name] = store.get(key, partial(compute, task)).to(device)
     return found
 
 

@@ -17,6 +17,8 @@ from intervmerge.trial.merged import MergedBase
 class Engine(Protocol):
     """What trains and measures interventions on a frozen merged base."""
 
+    device: torch.device
+
     def enter(self, pixels: Tensor) -> Tensor:
         """Images [rows, batch, 3, size, size], uint8, to what `features` starts from: the part that never changes."""
 

@@ -96,7 +96,7 @@ class Bench:
     def lesson(self) -> Lesson:
         """What distillation reads."""
         if self._lesson is None:
-            self._lesson = prepare(self.engine, self.base.suite, self.teachers("adapt"))
+            self._lesson = prepare(self.engine, self.base, self.teachers("adapt"))
         return self._lesson
 
     def measure(self, interventions: Interventions | None, split: str = "validation") -> dict[str, Score]:

@@ -1,0 +1,152 @@
+"""From a point of a study to a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from intervmerge.bundle.card import card
+from intervmerge.bundle.model import (
+    HEADS,
+    MANIFEST,
+    MERGED,
+    VERSION,
+    WEIGHTS,
+    Bundle,
+    BundleFile,
+    BundleTask,
+    Provenance,
+    load_bundle,
+)
+from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.suites.checkpoints import write_state
+from intervmerge.suites.suite import Suite, sha256_of
+from intervmerge.tracking.records import Record, StudyRecord
+from intervmerge.trial.merged import MergedBase
+from intervmerge.trial.run import FILE as INTERVENTIONS
+
+CARD = "README.md"
+"""Name of the card, where model hubs look for it."""
+
+
+class ExportedStudy(Protocol):
+    """What a study must have to be exported from."""
+
+    @property
+    def record(self) -> StudyRecord:
+        """What is known of it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies; the interventions of a trial are in `trials/<number>`."""
+
+    def base(self) -> MergedBase:
+        """Its merged base, merged again."""
+
+
+def export(
+    study: ExportedStudy, *, path: str | Path, max_extra_params: int | None = None, trial: int | None = None
+) -> Bundle:
+    """Write a point of a study to a folder, whole or not at all, and open it.
+
+    Args:
+        study: where the point is.
+        path: the folder; it must not exist, or be empty.
+        max_extra_params: the most accurate trial on the front within this budget is taken.
+        trial: number of the trial to take instead, on the front or not.
+
+    Raises:
+        ConfigError: there is no such point, or the folder cannot be written to.
+        CheckpointError: interventions or merged base are no longer those that the study measured.
+    """
+    target, record = Path(path).resolve(), study.record
+    chosen = _choose(record, max_extra_params, trial)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
+    interventions = _measured(study.folder / "trials" / str(chosen.number) / INTERVENTIONS, chosen)
+    base = study.base()
+    if base.fingerprint != record.base_fingerprint:
+        rule = "the base must be the one that the study measured; its suite has changed since"
+        raise CheckpointError(f"study {record.name}, base", base.fingerprint, rule, record.base_fingerprint)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / INTERVENTIONS).write_bytes(interventions)
+        write_state(temporary / MERGED, base.state, {"fingerprint": base.fingerprint})
+        write_state(temporary / HEADS, {task.name: task.head for task in base.suite.tasks}, {})
+        file = _describe(base.suite, record, chosen, temporary)
+        (temporary / MANIFEST).write_text(json.dumps(asdict(file), indent=2, ensure_ascii=False), encoding="utf-8")
+        (temporary / CARD).write_text(card(file, record, base.suite.file, target.name), encoding="utf-8")
+        bundle = load_bundle(temporary)  # what cannot be opened is not handed over
+        temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(target, str(error), "a bundle is written here", "a folder with room, open to you") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    bundle.path = target
+    return bundle
+
+
+def _choose(record: StudyRecord, most: int | None, number: int | None) -> Record:
+    """The point that is asked for; a refusal names the cheapest there is."""
+    where = f"study {record.name}"
+    if number is None:
+        chosen = record.best(most)
+        if chosen is not None:
+            return chosen
+        if not record.front:
+            rule = "a point must be better than the merged base, which has no extra parameters"
+            raise ConfigError(f"{where}, front", "no point", rule, "a study with more trials or another space")
+        allowed = f"{record.front[0].extra_params} or more, the cheapest point's"
+        raise ConfigError(f"{where}, max_extra_params", most, "a point of the front must be within it", allowed)
+    complete = {trial.number: trial for trial in record.complete}
+    if number not in complete:
+        allowed = ", ".join(map(str, complete)) or "none; no trial is complete"
+        raise ConfigError(f"{where}, trial", number, "it must be a complete trial", allowed)
+    if most is not None and complete[number].extra_params > most:
+        allowed = f"{complete[number].extra_params} or more for trial {number}"
+        raise ConfigError(f"{where}, max_extra_params", most, "the trial must be within it", allowed)
+    return complete[number]
+
+
+def _measured(path: Path, trial: Record) -> bytes:
+    """The bytes of a trial's interventions, the very ones that its figures are of."""
+    if not path.is_file():
+        raise CheckpointError(path, "no such file", "a complete trial has its interventions", "the study's own file")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != trial.sha256:
+        raise CheckpointError(path, f"sha256 {found}", "it must be the file that was measured", f"{trial.sha256}")
+    return content
+
+
+def _describe(suite: Suite, record: StudyRecord, trial: Record, folder: Path) -> BundleFile:
+    return BundleFile(
+        version=VERSION,
+        architecture=suite.architecture,
+        normalization=suite.file.normalization,
+        tasks=[BundleTask(name=task.name, classes=list(task.classes)) for task in suite.tasks],
+        extra_params=trial.extra_params,
+        validation=dict(trial.scores),
+        test=dict(trial.test),
+        provenance=Provenance(
+            study=record.name,
+            trial=trial.number,
+            seed=trial.seed,
+            base=record.base,
+            base_fingerprint=record.base_fingerprint,
+            suite=suite.name,
+            suite_fingerprint=suite.fingerprint,
+            protocol=record.protocol,
+            select=record.select,
+            measured_by=trial.measured_by,
+            intervention=dict(trial.intervention),
+            training=dict(trial.training),
+        ),
+        sha256={name: sha256_of(folder / name) for name in WEIGHTS},
+    )

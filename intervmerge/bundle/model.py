@@ -1,0 +1,211 @@
+"""A bundle: merged weights, interventions and heads in one folder, and predictions with them.
+
+`bundle.json` has the keys of `BundleFile`. Neither the study that made it nor its suite is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intervmerge.errors import CheckpointError, ConfigError, nearest
+from intervmerge.interventions import Interventions
+from intervmerge.settings import read_settings, settings
+from intervmerge.suites.checkpoints import read_state, shapes
+from intervmerge.suites.encoder import Architecture, Encoder
+from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
+from intervmerge.tracking.records import Counts, accuracy
+from intervmerge.trial.exact import find_device, run_with
+from intervmerge.trial.run import FILE as INTERVENTIONS
+
+VERSION = 1
+"""Of the format; a bundle of another one is refused."""
+MERGED, HEADS, MANIFEST = "merged.safetensors", "heads.safetensors", "bundle.json"
+WEIGHTS = (MERGED, INTERVENTIONS, HEADS)
+"""The files whose hashes bundle.json tells."""
+
+
+@settings
+class BundleTask:
+    """A task that a bundle serves."""
+
+    name: str
+    classes: list[str]
+    """In the order of the logits."""
+
+
+@settings
+class Provenance:
+    """Where a bundle comes from."""
+
+    study: str
+    trial: int
+    seed: int
+    base: str
+    """In words."""
+    base_fingerprint: str
+    suite: str
+    suite_fingerprint: str
+    protocol: str
+    select: str
+    measured_by: str
+    """By which forward the figures were measured."""
+    intervention: dict[str, Any]
+    """The trial's canonical configuration."""
+    training: dict[str, Any]
+
+
+@settings
+class BundleFile:
+    """The keys of bundle.json."""
+
+    version: int
+    architecture: Architecture
+    normalization: Normalization
+    tasks: list[BundleTask]
+    extra_params: int
+    """Kept beside the merged weights, over all tasks and blocks."""
+    validation: dict[str, Counts]
+    """By task, as the study measured; the point was chosen by these."""
+    test: dict[str, Counts]
+    """Empty where it was not measured."""
+    provenance: Provenance
+    sha256: dict[str, str]
+    """Hash of every file of weights."""
+
+
+class Bundle:
+    """A merged model with the interventions and heads of its tasks; called with images and the task of each."""
+
+    def __init__(
+        self, path: Path, file: BundleFile, encoder: Encoder, interventions: Interventions, heads: Mapping[str, Tensor]
+    ) -> None:
+        self.path = path
+        self.file = file
+        self.encoder, self.interventions, self.heads = encoder, interventions, heads
+        self.classes = {task.name: tuple(task.classes) for task in file.tasks}
+        """Task to names of its classes, in the order of the logits."""
+        self._row = {task: row for row, (task, _) in enumerate(interventions.rows)}
+
+    @property
+    def accuracy(self) -> float:
+        """On `validation`, as the study measured, mean over tasks, 0..1."""
+        return accuracy(self.file.validation)
+
+    @property
+    def extra_params(self) -> int:
+        """Kept beside the merged weights, over all tasks and blocks."""
+        return self.file.extra_params
+
+    def __call__(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
+        """Logits [images, classes], on the bundle's device, without gradients.
+
+        Args:
+            images: uint8 [images, 3, size, size].
+            task: of all images; or one a sample, then all go through the encoder together, and the logits are as
+                wide as the bundle's largest task, -inf beyond the classes of a smaller one.
+
+        Raises:
+            ConfigError: images of another type or shape, an unknown task, or not one task a sample.
+        """
+        features = self.features(images, task)
+        if isinstance(task, str):
+            return zero_shot(features, self.heads[task])
+        logits = features.new_full((len(features), max(map(len, self.classes.values()))), float("-inf"))
+        for name in dict.fromkeys(task):
+            mine = torch.tensor([other == name for other in task], device=features.device)
+            logits[mine, : len(self.classes[name])] = zero_shot(features[mine], self.heads[name])
+        return logits
+
+    def predict(self, images: Tensor, task: str | Sequence[str]) -> list[str]:
+        """The name of each image's class; arguments as for a call."""
+        chosen = self(images, task).argmax(-1).tolist()
+        tasks = [task] * len(chosen) if isinstance(task, str) else task
+        return [self.classes[name][index] for name, index in zip(tasks, chosen, strict=True)]
+
+    def features(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
+        """Un-normalised features [images, features]; arguments as for a call."""
+        self._check(images, task)
+        device, found = self.encoder.tower.proj.device, []
+        # Rows are side by side on axis 0: one for a whole batch of one task, or one for every image.
+        axis, rows = (0, [self._row[task]]) if isinstance(task, str) else (1, [self._row[name] for name in task])
+        with torch.no_grad():
+            for first in range(0, len(images), CHUNK):
+                pixels = images[first : first + CHUNK].to(device)
+                entered = self.encoder.embed(self.file.normalization(pixels)).unsqueeze(axis)
+                own = rows if axis == 0 else rows[first : first + CHUNK]
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    found.append(run_with(self.encoder, self.interventions, entered, own).float().flatten(0, 1))
+        return torch.cat(found)
+
+    def _check(self, images: Tensor, task: str | Sequence[str]) -> None:
+        side = self.file.architecture.image_size
+        got = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != (3, side, side):
+            allowed = f"uint8 [images, 3, {side}, {side}]"
+            raise ConfigError("images", got, "they are a tensor of pixels, 0..255", allowed)
+        if not len(images):
+            raise ConfigError("images", got, "there must be an image to classify", "1 or more")
+        for name in [task] if isinstance(task, str) else task:
+            if name not in self.classes:
+                allowed = nearest(str(name), self.classes)
+                raise ConfigError("task", repr(name), "it must be a task of the bundle", allowed)
+        if not isinstance(task, str) and len(task) != len(images):
+            got, allowed = f"{len(task)} names", f"{len(images)} names, or one for all"
+            raise ConfigError("task", got, "a list names the task of each image", allowed)
+
+
+def load_bundle(path: str | Path, device: str = "auto") -> Bundle:
+    """Open what `export` wrote; every file of weights is held against its hash.
+
+    Args:
+        path: the folder.
+        device: where to predict; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: the folder or its bundle.json is missing, foreign or of another version.
+        CheckpointError: a file of weights is missing or damaged.
+    """
+    folder, place = Path(path), find_device(device)
+    file = _read(folder / MANIFEST)
+    for name in WEIGHTS:
+        stored = folder / name
+        found = sha256_of(stored) if stored.is_file() else "no such file"
+        if found != file.sha256.get(name):
+            rule = f"it must be the file whose sha256 is in {MANIFEST}"
+            raise CheckpointError(stored, found, rule, "the bundle as it was exported; copy it again")
+    encoder = Encoder(file.architecture)
+    encoder.load(read_state(folder / MERGED, shapes(encoder.tower.state_dict()), exact=False), folder / MERGED)
+    expected = {task.name: torch.Size([len(task.classes), file.architecture.features]) for task in file.tasks}
+    heads = {name: head.to(place) for name, head in read_state(folder / HEADS, expected, exact=False).items()}
+    interventions = Interventions.load(folder / INTERVENTIONS).requires_grad_(False)
+    _check_fit(interventions, file, folder / INTERVENTIONS)
+    return Bundle(folder, file, encoder.to(place), interventions.to(place), heads)
+
+
+def _check_fit(interventions: Interventions, file: BundleFile, path: Path) -> None:
+    shape = file.architecture
+    expected = (sorted(task.name for task in file.tasks), (shape.width, shape.blocks, shape.grid))
+    found = (
+        sorted(name for name, _ in interventions.rows),
+        (interventions.width, interventions.num_blocks, interventions.grid),
+    )
+    if found != expected:
+        rule = f"tasks and (width, blocks, grid) must be those of {MANIFEST}"
+        raise CheckpointError(path, f"{found}", rule, f"{expected}")
+
+
+def _read(path: Path) -> BundleFile:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(path, str(error), "a bundle is a folder with this file", "what `export` wrote") from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise ConfigError(f"{path}, version", repr(version), "this intervmerge reads one format", str(VERSION))
+    return read_settings(BundleFile, values, path)

@@ -1,0 +1,25 @@
+"""`intervmerge report`: make the views of a study again from its records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make tables, plots and MLflow runs of a study again, also after its folder has moved"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
+    parser.add_argument("--mlflow", metavar="URI", help="a tracking server (default: a file in the study's folder)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Rebuild, and print the front."""
+    from intervmerge.cli.screen import print_front
+    from intervmerge.search.study import load_study
+
+    study = load_study(chosen.study)
+    study.report(chosen.mlflow)
+    print_front(study)
+    return 0

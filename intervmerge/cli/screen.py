@@ -1,0 +1,185 @@
+"""What the user sees while a search runs, and at its end: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from intervmerge.tracking.records import Record, StudyRecord, accuracy, in_words
+from intervmerge.tracking.tables import BUDGETS
+
+if TYPE_CHECKING:
+    from intervmerge.search.study import Study
+
+TRAINED = ("complete", "failed")
+
+
+class Screen:
+    """Watches a search."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._live: Live | None = None
+        self._study: StudyRecord | None = None
+        self._running: dict[int, Record] = {}
+        self._trials = 0
+        self._began = time.monotonic()
+        self._done_before = 0
+
+    def phase(self, text: str) -> None:
+        """See Watcher."""
+        self._print(text)
+
+    def began(self, study: StudyRecord, trials: int) -> None:
+        """See Watcher."""
+        self._study, self._trials, self._began = study, trials, time.monotonic()
+        self._done_before = sum(trial.state in TRAINED for trial in study.trials)
+        self._print(study.caption)
+        merged, individual = (accuracy(study.references["validation"][name]) for name in ("merged", "individual"))
+        self._print(f"validation: merged base {100 * merged:.1f} %, individual models {100 * individual:.1f} %")
+        if self._console.is_terminal:
+            self._task = self._bar.add_task("trials", total=trials, completed=self._done_before)
+            self._live = Live(self._view(), console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+
+    def started(self, record: Record) -> None:
+        """See Watcher."""
+        self._running[record.number] = record
+        self._refresh()
+
+    def measured(self, record: Record) -> None:
+        """See Watcher."""
+        self._running[record.number] = record
+        if self._live is None:
+            rung = record.rungs[-1]
+            steps = record.training["steps"]
+            self._print(f"trial {record.number} step {rung.steps}/{steps}: {100 * accuracy(rung.scores):.1f} % "
+                        f"with {record.extra_params:,} parameters")  # fmt: skip
+        self._refresh()
+
+    def ended(self, record: Record, study: StudyRecord) -> None:
+        """See Watcher."""
+        self._running.pop(record.number, None)
+        self._study = study
+        if record.state == "failed":
+            self._print(f"trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
+        elif record.state == "complete" and self._live is None:
+            words = study.words(record)
+            self._print(f"trial {record.number} done: {100 * accuracy(record.scores):.1f} % "
+                        f"with {record.extra_params:,} parameters: {words}")  # fmt: skip
+            self._print(self._counts())
+            self._print("best so far: " + at_budgets(study))
+        self._refresh()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _counts(self) -> str:
+        study = self._study
+        assert study is not None
+        states = [trial.state for trial in study.trials]
+        done, failed = states.count("complete"), states.count("failed")
+        trained = done + failed - self._done_before
+        left = ""
+        if trained:
+            pace = (time.monotonic() - self._began) / trained
+            left = f", about {max(0.0, pace * (self._trials - done - failed)) / 60:.0f} min left"
+        return f"{done} done, {len(self._running)} running, {failed} failed of {self._trials}{left}"
+
+    def _view(self) -> Group:
+        assert self._study is not None
+        trials = [trial for trial in self._study.trials if trial.state in TRAINED]
+        self._bar.update(self._task, completed=len(trials))
+        running = Table.grid(padding=(0, 2))
+        for record in self._running.values():
+            rung = f"{100 * accuracy(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."
+            words = in_words(record.intervention, self._study.width, self._study.num_blocks)
+            running.add_row(f"trial {record.number}", rung, f"{record.extra_params:,}", words)
+        best = f"hypervolume {100 * self._study.hypervolume():.1f} %; best so far: {at_budgets(self._study)}"
+        return Group(self._bar, self._counts(), best, running)
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._view())
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def at_budgets(study: StudyRecord) -> str:
+    """The front at round budgets: `1k 47.1, 10k 55.0`; budgets that buy nothing more are left out."""
+    found: dict[int, str] = {}
+    for budget in (*BUDGETS, study.dearest):
+        best = study.best(budget)
+        if best is not None:
+            found.setdefault(best.number, f"{short(budget)}: {100 * accuracy(best.scores):.1f} %")
+    return ", ".join(found.values()) or "nothing above the merged base yet"
+
+
+def short(number: int) -> str:
+    """`300`, `1k`, `147.6k`."""
+    return f"{number / 1000:g}k" if number >= 1000 else str(number)
+
+
+def print_front(study: Study) -> None:
+    """The front as a table, where the plots are, and what to type next."""
+    record = study.record
+    console = Console()
+    console = console if console.is_terminal else Console(width=170)
+    table = Table(title=f"{record.name}: front of {len(record.complete)} trials", caption=record.caption)
+    for name, side in (
+        ("trial", "right"),
+        ("validation %", "right"),
+        ("test %", "right"),
+        ("extra parameters", "right"),
+    ):
+        table.add_column(name, justify="right" if side == "right" else "left")
+    table.add_column("configuration")
+    validation, test = record.references["validation"], record.references.get("test", {})
+    for name in ("pre-trained", "merged"):
+        table.add_row("", *_pair(validation.get(name), test.get(name)), "0", f"{name} model, no interventions")
+    table.add_section()
+    for trial in record.front:
+        table.add_row(
+            str(trial.number), *_pair(trial.scores, trial.test), f"{trial.extra_params:,}", record.words(trial)
+        )
+    table.add_section()
+    if "multi-task" in validation:
+        table.add_row(
+            "", *_pair(validation["multi-task"], test.get("multi-task")), "0", "one model trained on all tasks"
+        )
+    individual = f"{record.individual_params:,}"
+    table.add_row("", *_pair(validation["individual"], test.get("individual")), individual, "individual models")
+    console.print(table)
+    states = [trial.state for trial in record.trials]
+    console.print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + " trials; "
+                  f"hypervolume {100 * record.hypervolume():.1f} %", highlight=False)  # fmt: skip
+    budget = record.front[len(record.front) // 2].extra_params if record.front else record.dearest
+    console.print(f"plots: {study.folder / 'pareto.html'} (open it in a browser), {study.folder / 'pareto.png'}\nnext:",
+                  highlight=False)  # fmt: skip
+    for line in (
+        f"intervmerge ui {study.folder}",
+        f"intervmerge export {study.folder} --max-extra-params {budget} --out model",
+    ):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _pair(validation: object, test: object) -> tuple[str, str]:
+    shown = (f"{100 * accuracy(scores):.1f}" if scores else "-" for scores in (validation, test))  # type: ignore[arg-type]
+    first, second = shown
+    return first, second

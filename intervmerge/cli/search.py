@@ -1,0 +1,125 @@
+"""`intervmerge-search`: the whole trade-off of accuracy against extra parameters, by one command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from intervmerge.errors import ConfigError, InputError, IntervMergeError
+
+if TYPE_CHECKING:
+    from intervmerge.search.plan import Prepared, SearchPlan
+
+HELP = "search a space of interventions on one merged base"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command; those left out have the values of the space, or the machine's own."""
+    parser.add_argument("--space", required=True, metavar="FILE|NAME", help="a YAML file, or the name of a shipped one")
+    parser.add_argument("--suite", metavar="NAME|PATH", help="instead of the space's")
+    parser.add_argument(
+        "--base", metavar="RULE[:NAME=VALUE,...]|auto", help="instead of the space's: ties_sum:scaling=0.3,density=0.2"
+    )
+    parser.add_argument("--trials", type=int, help="different configurations to train, all sessions together")
+    parser.add_argument("--workers", type=int, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
+    parser.add_argument(
+        "--workers-per-gpu", type=int, default=1, metavar="N", help="actors that share a GPU (default 1)"
+    )
+    parser.add_argument("--seed", type=int, help="of the sampler and of every trial")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
+    parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
+    parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
+    parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
+    parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
+    parser.add_argument("--address", help="of a Ray cluster (default: Ray is started here and ends with the search)")
+    parser.add_argument("--mlflow", metavar="URI", help="a tracking server (default: a file in the study's folder)")
+    parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda")
+    parser.add_argument("--dry-run", action="store_true", help="train nothing: how large the space is, what it costs")
+    parser.add_argument("--quiet", action="store_true", help="print the final front only")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the search; 0 is success, 1 a failure, 2 input that was refused, 130 Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="intervmerge-search", description=HELP + ", on this machine or a Ray cluster."
+    )
+    add_arguments(parser)
+    chosen = parser.parse_args(arguments)
+    try:
+        return run(chosen)
+    except IntervMergeError as error:
+        print(f"intervmerge-search: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Search, or say what the search would be; several bases are searched one after another."""
+    from intervmerge.search.plan import prepare
+
+    prepared = [prepare(plan) for plan in plans(chosen)]
+    if chosen.dry_run:
+        from intervmerge.cli.dry_run import print_plan
+
+        for each in prepared:
+            print_plan(each)
+        return 0
+    return max(_search(each, chosen.quiet) for each in prepared)
+
+
+def _search(prepared: Prepared, quiet: bool) -> int:
+    from intervmerge.cli.screen import Screen, print_front
+    from intervmerge.search.run import search
+    from intervmerge.search.watch import Silence
+
+    screen = Silence() if quiet else Screen()
+    try:
+        study = search(prepared, screen)
+    finally:
+        if isinstance(screen, Screen):
+            screen.close()
+    print_front(study)
+    return 0
+
+
+def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
+    """One plan a base."""
+    from intervmerge.search.plan import SearchPlan
+    from intervmerge.search.space import find_space, read_space
+
+    given = {name: value for name, value in vars(chosen).items() if name not in ("dry_run", "quiet", "base")}
+    if given["time_budget"] is not None:
+        given["time_budget"] *= 60
+    plan = SearchPlan(**given, base=None if chosen.base is None else read_base(chosen.base))
+    bases = read_space(plan.space).bases if plan.base is None else [plan.base]
+    if len(bases) == 1:
+        return [plan]
+    space = find_space(plan.space).stem
+    suite = plan.suite or read_space(plan.space).suite
+    parent = Path(plan.out) if plan.out is not None else Path("studies") / f"{space}-{Path(suite).name}"
+    return [replace(plan, base=base, out=parent / f"{number}-{_name(base)}") for number, base in enumerate(bases)]
+
+
+def _name(base: Any) -> str:
+    return base if isinstance(base, str) else str(base["rule"])
+
+
+def read_base(text: str) -> Any:
+    """`ties_sum:scaling=0.3` as the space's own `{rule: ties_sum, scaling: 0.3}`."""
+    rule, colon, rest = text.partition(":")
+    if not colon:
+        return rule
+    settings: dict[str, Any] = {"rule": rule}
+    for part in rest.split(","):
+        name, _, value = part.partition("=")
+        try:
+            settings[name.strip()] = float(value)
+        except ValueError as error:
+            allowed = "RULE:NAME=VALUE,..., such as ties_sum:scaling=0.3"
+            raise ConfigError("--base", repr(text), f"{name!r} has no number after it", allowed) from error
+    return settings

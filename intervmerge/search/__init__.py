@@ -1,0 +1,1 @@
+"""Many configurations: the space, the sampler, the workers, the study."""

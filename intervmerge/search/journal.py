@@ -1,0 +1,154 @@
+"""The study's one truth: an Optuna journal in its folder, with a record on every trial, held under a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from math import log10
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from intervmerge.errors import ConfigError
+from intervmerge.search.sampling import SAMPLERS
+from intervmerge.tracking.records import OBJECTIVES, Record, Scores
+
+JOURNAL, LOCK = "study.journal", "study.lock"
+RECORD, SETTINGS = "record", "settings"
+STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one search; the lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: another search holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a")
+    except OSError as error:
+        raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            rule = "one search at a time writes to a study"
+            raise ConfigError(
+                folder, "a study that is being searched", rule, "wait for it, or another --out"
+            ) from error
+        yield
+
+
+class Journal:
+    """Optuna's study of a folder. Opening it mends what a killed search left.
+
+    Args:
+        folder: of the study.
+        sampler: what asks; None for one that is only read.
+    """
+
+    def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
+        path = folder / JOURNAL
+        if sampler is not None:
+            _mend(path)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self.study = optuna.create_study(
+            storage=storage,
+            sampler=sampler or SAMPLERS["random"](0),
+            study_name="intervmerge",
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        self.study.set_metric_names(["accuracy", "log10_extra_params"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the study was made with; empty for a new one."""
+        return dict(self.study.user_attrs.get(SETTINGS, {}))
+
+    def note(self, name: str, values: Any) -> None:
+        """Keep plain values on the study."""
+        self.study.set_user_attr(name, values)
+
+    def noted(self, name: str) -> Any:
+        """What `note` kept, or None."""
+        return self.study.user_attrs.get(name)
+
+    def records(self) -> list[Record]:
+        """The record of every trial, by number, with what was measured on `test`."""
+        tests: Mapping[str, Scores] = {k: v for k, v in self.study.user_attrs.items() if k.startswith("test/")}
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            values = trial.user_attrs.get(RECORD)
+            if values is not None:
+                test = tests.get(f"test/{trial.number}", {})
+                found.append(Record.from_json({**values, "test": test}))
+        return found
+
+    def keep(self, trial: optuna.Trial, record: Record) -> None:
+        """Put the record on a trial that is not told yet."""
+        trial.set_user_attr(RECORD, record.to_json())
+
+    def tell(self, trial: optuna.Trial, record: Record, select: str) -> None:
+        """Put the record on the trial and tell Optuna; after this the trial is finished for ever."""
+        self.keep(trial, record)
+        self._tell(trial.number, record, select)
+
+    def keep_test(self, record: Record) -> None:
+        """Put what was measured on `test` beside a finished trial."""
+        self.note(f"test/{record.number}", record.to_json()["test"])
+
+    def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
+        """Trials that a killed search left running, to be asked again; those that had ended are told now."""
+        left = []
+        for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            values = frozen.user_attrs.get(RECORD)
+            if values is None:  # killed between asking and writing it down: nothing was trained
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            record = Record.from_json(values)
+            if record.state == "running":
+                left.append((optuna.Trial(self.study, frozen._trial_id), replace(record, rungs=())))
+            else:
+                self._tell(frozen.number, record, select)
+        return left
+
+    def _tell(self, number: int, record: Record, select: str) -> None:
+        if record.state == "complete" or (record.state == "duplicate" and record.rungs):
+            values = [OBJECTIVES[select](record.scores), log10(record.extra_params)]
+            self.study.tell(number, values)
+        else:
+            self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+
+
+def _mend(path: Path) -> None:
+    """Cut a last line that a killed process did not finish; the next one would be written into it."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    while lines and not _is_whole(lines[-1]):
+        lines.pop()
+    whole = sum(map(len, lines))
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""What a search is to do: all that the user gave, read and checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from intervmerge.errors import ConfigError, lookup
+from intervmerge.search.sampling import Sampling
+from intervmerge.search.space import Base, Lines, check_base, find_space, read_space
+from intervmerge.search.study import check_folder
+from intervmerge.search.watch import Watcher
+from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.tracking.records import OBJECTIVES
+from intervmerge.trial.exact import find_device
+from intervmerge.trial.merged import MergedBase, merge
+from intervmerge.trial.protocol import PROTOCOLS, under
+from intervmerge.trial.sweep import best, sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """A search as the user asked for it; what is None has the space's or the machine's own value."""
+
+    space: str | Path
+    suite: str | Path | None = None
+    base: Base | None = None
+    trials: int | None = None
+    workers: int | None = None
+    workers_per_gpu: int = 1
+    seed: int | None = None
+    out: str | Path | None = None
+    max_extra_params: int | None = None
+    time_budget: float | None = None
+    """Seconds of training after which no trial goes on."""
+    protocol: str = "fair"
+    select: str = "accuracy"
+    address: str | None = None
+    mlflow: str | None = None
+    """URI of a tracking server; by default a SQLite file in the study's folder."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
+        lookup(PROTOCOLS, self.protocol, "--protocol")
+        lookup(OBJECTIVES, self.select, "--select")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a plan comes to, all input checked, nothing computed."""
+
+    plan: SearchPlan
+    sampling: Sampling
+    suite: Suite
+    suite_path: str
+    folder: Path
+    device: str
+
+
+def prepare(plan: SearchPlan) -> Prepared:
+    """Read and check everything that the user gave.
+
+    Raises:
+        InputError: the first thing that is wrong, with file and line where it stands in one.
+    """
+    path = find_space(plan.space)
+    space = read_space(path)
+    changed: dict[str, Any] = {"trials": plan.trials, "seed": plan.seed, "max_extra_params": plan.max_extra_params}
+    search = replace(space.search, **{name: value for name, value in changed.items() if value is not None})
+    space = replace(space, search=search, base=space.base if plan.base is None else plan.base)
+    named = plan.suite if plan.suite is not None else space.suite
+    suite = under(load_suite(named), plan.protocol)
+    suite_path = str(named) if not Path(named).exists() else str(Path(named).resolve())
+    sampling = Sampling(space, suite.architecture, len(suite.tasks))
+    try:
+        sampling.check()
+    except ConfigError as error:
+        raise Lines(path).located(error) from error
+    if len(space.bases) > 1:
+        rule = "one study has one merged base"
+        raise ConfigError("base", f"{len(space.bases)} bases", rule, "one of them with --base, or intervmerge-search")
+    check_base(space.bases[0])
+    device = str(find_device(plan.device)) if plan.address is None else plan.device
+    folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{suite.name}"
+    check_folder(folder)
+    return Prepared(plan, sampling, suite, suite_path, folder, device)
+
+
+def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:
+    """The base that the plan names; for `auto` the best of a sweep on validation."""
+    named = prepared.sampling.space.bases[0]
+    if isinstance(named, str):
+        if named != "auto":
+            return merge(prepared.suite, named)
+        watch.phase("choosing the merged base: a sweep on validation")
+        found = sweep(prepared.suite, prepared.device)
+        for candidate in found:
+            watch.phase(f"  {candidate.base.label}: {100 * candidate.accuracy:.1f} %")
+        return best(found)
+    settings: Mapping[str, Any] = {name: value for name, value in named.items() if name != "rule"}
+    return merge(prepared.suite, str(named["rule"]), **settings)

@@ -1,0 +1,51 @@
+"""The search as one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from intervmerge.search.journal import Journal, locked
+from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
+from intervmerge.search.sampling import SAMPLERS, quiet_optuna
+from intervmerge.search.session import ray_session
+from intervmerge.search.study import Study, settings_of, take_up
+from intervmerge.search.watch import Silence, Watcher
+
+
+def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:
+    """Search a space; blocks until it ends. The same call again resumes or extends the study.
+
+    Args:
+        space: path of a YAML file, or the name of a shipped space.
+        watch: told of what happens.
+        plan: fields of SearchPlan, such as `suite="mini8"`, `trials=32`.
+
+    Raises:
+        InputError: anything that the user gave is refused before Ray starts.
+    """
+    return search(prepare(SearchPlan(space=space, **plan)), watch or Silence())
+
+
+def search(prepared: Prepared, watch: Watcher) -> Study:
+    """Run a prepared search."""
+    quiet_optuna()
+    with locked(prepared.folder):
+        base = choose_base(prepared, watch)
+        settings = prepared.sampling.space.search
+        journal = Journal(prepared.folder, SAMPLERS[settings.sampler](settings.seed))
+        plan, sampling = prepared.plan, prepared.sampling
+        known = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, sampling.cost_range()[1])
+        take_up(journal, known, prepared.folder)
+        study = Study(prepared.folder, journal)
+        try:
+            with ray_session(plan.address, plan.workers or 1):
+                from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment
+
+                Driver(prepared, base, study, watch).run()
+        except KeyboardInterrupt:
+            watch.phase("stopped: finished trials are kept; the same command goes on")
+            if journal.noted("references/validation") is not None:
+                study.report(plan.mlflow)
+            raise
+        return study

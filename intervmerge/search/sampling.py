@@ -1,0 +1,266 @@
+"""From a space to configurations: what Optuna draws, what it is told, what is asked first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+import optuna
+
+from intervmerge.errors import ConfigError
+from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.search.sources import Point, RandomSource, Source
+from intervmerge.search.space import Choices, Range, Space, WholeRange, domains
+from intervmerge.suites.encoder import Architecture
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+
+MASK = "mask"
+"""Of `blocks`: a 0 or 1 is drawn for every block."""
+
+ENUMERABLE = 20_000
+"""A grid of at most so many points is written out, so that its different configurations are counted exactly."""
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
+
+
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = MappingProxyType(
+    {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
+)
+"""Sampler by name, from a seed; read-only. tpe is the best below about 300 trials."""
+
+PAPER: tuple[Mapping[str, Any], ...] = (
+    {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/1"},
+    {"formula": "noreft", "rank": 4, "blocks": "all", "token": "class", "slice_width": "1/1"},
+    {"formula": "noreft", "rank": 1, "blocks": "middle_1", "token": "class", "slice_width": "1/1"},
+    {"formula": "lobireft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/12",
+     "slice_shift": "slice_width"},
+    {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/12",
+     "slice_shift": "slice_width"},
+)  # fmt: skip
+"""The paper's own configurations (IntervMerge, Tables 1, 3 and 5), as far as a space holds them."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A configuration in canonical form, and what it costs."""
+
+    trial: TrialConfig
+    extra_params: int
+
+    @property
+    def key(self) -> str:
+        """Equal for equal configurations of one study."""
+        values = asdict(self.trial)
+        return key_of(values["intervention"], values["training"], values["seed"])
+
+
+def key_of(intervention: Mapping[str, Any], training: Mapping[str, Any], seed: int) -> str:
+    """Equal for equal canonical configurations."""
+    return json.dumps([intervention, training, seed], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A space held against a model. Picklable."""
+
+    space: Space
+    shape: Architecture
+    num_tasks: int
+
+    def check(self) -> None:
+        """Refuse every value of the space that does not fit the model, before anything is computed.
+
+        Raises:
+            ConfigError: the first such value.
+        """
+        if self.space.search.sampler not in SAMPLERS:
+            where, allowed = "search.sampler", ", ".join(SAMPLERS)
+            raise ConfigError(where, repr(self.space.search.sampler), "it must be a known sampler", allowed)
+        for name, domain in domains(self.space).items():
+            part, _, setting = name.partition(".")
+            for value in _extremes(domain):
+                if value != MASK or setting != "blocks":
+                    self._check_value(part, setting, value)
+
+    def _check_value(self, part: str, setting: str, value: Any) -> None:
+        try:
+            if part == "training":
+                TrainingConfig(**{setting: value})
+            else:
+                self._fit({setting: value})
+        except ConfigError as error:
+            raise ConfigError(f"{part}.{setting}", *error.args[1:]) from error
+        except TypeError as error:
+            raise ConfigError(
+                f"{part}.{setting}", repr(value), "it must be of the setting's type", "a number"
+            ) from error
+
+    def draw(self, source: Source) -> Drawn:
+        """A configuration from what the source gives.
+
+        Raises:
+            ConfigError: this combination edits nothing, such as an empty mask.
+        """
+        intervention: dict[str, Any] = {}
+        training: dict[str, Any] = {}
+        for name, domain in domains(self.space).items():
+            part, _, setting = name.partition(".")
+            value = self._value(source, name, domain)
+            (intervention if part == "intervention" else training)[setting] = value
+        rungs = tuple(rung for rung in self.space.training.rungs if rung <= training["steps"])
+        placement = self._fit(intervention)
+        config = TrialConfig(
+            intervention=placement.config,
+            training=TrainingConfig(**training, rungs=rungs),
+            seed=self.space.search.seed,
+        )
+        return Drawn(config, self.num_tasks * extra_params(placement))
+
+    def _fit(self, intervention: Mapping[str, Any]) -> Placement:
+        shape = self.shape
+        config = InterventionConfig(**intervention)
+        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+
+    def _value(self, source: Source, name: str, domain: Any) -> Any:
+        value = drawn_value(source, name, domain)
+        if name == "intervention.blocks" and value == MASK:
+            bits = [source.suggest_categorical(f"{name}[{i}]", [0, 1]) for i in range(self.shape.blocks)]
+            return "".join(map(str, bits))
+        return tuple(value) if isinstance(value, list) else value
+
+    def cost_range(self) -> tuple[int, int]:
+        """Extra parameters of the cheapest and of the dearest configuration of the space."""
+        known = domains(self.space)
+        axes = [
+            _extremes(known[f"intervention.{name}"]) for name in ("formula", "blocks", "token", "slice_width", "rank")
+        ]
+        masks = ["1" + "0" * (self.shape.blocks - 1), "1" * self.shape.blocks]
+        axes[1] = [value for option in axes[1] for value in (masks if option == MASK else [option])]
+        costs = []
+        for formula, blocks, token, width, rank in itertools.product(*axes):
+            values = {"formula": formula, "blocks": blocks, "token": token, "slice_width": width, "rank": rank}
+            try:
+                costs.append(extra_params(self._fit(values)) * self.num_tasks)
+            except ConfigError:
+                continue  # edits nothing
+        return min(costs), max(costs)
+
+    def grid(self) -> Iterator[tuple[Drawn, dict[str, Any]]] | None:
+        """Every configuration of the space with the values that give it; repeats are among them.
+
+        None where the space is not finite or too large to list.
+        """
+        axes: dict[str, list[Any]] = {}
+        for name, domain in domains(self.space).items():
+            values = _listed(domain)
+            if values is None:
+                return None
+            axes[name] = values
+            if name == "intervention.blocks" and MASK in values:
+                axes |= {f"{name}[{i}]": [0, 1] for i in range(self.shape.blocks)}
+        size = 1
+        for values in axes.values():
+            size *= len(values)
+        return self._points(axes) if size <= ENUMERABLE else None
+
+    def _points(self, axes: Mapping[str, list[Any]]) -> Iterator[tuple[Drawn, dict[str, Any]]]:
+        varied = {name for name, values in axes.items() if len(values) > 1}
+        for point in itertools.product(*axes.values()):
+            values = dict(zip(axes, point, strict=True))
+            try:
+                yield self.draw(Point(values)), {name: values[name] for name in varied}
+            except ConfigError:
+                continue  # a combination that edits nothing is no configuration
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Drawn | None]:
+        """So many random draws; None for one that edits nothing."""
+        source = RandomSource(random.Random(seed))
+        for _ in range(count):
+            try:
+                yield self.draw(source)
+            except ConfigError:
+                yield None
+
+    def priors(self) -> list[dict[str, Any]]:
+        """The paper's configurations that the space holds, as parameters for Optuna's `enqueue_trial`."""
+        if self.space.search.priors == "none":
+            return []
+        found = []
+        for prior in PAPER:
+            asked: dict[str, Any] = {}
+            for name, domain in domains(self.space).items():
+                setting = name.removeprefix("intervention.")
+                wanted = prior.get(setting, 0 if setting.startswith("slice_s") else None)
+                if name.startswith("training.") or wanted is None:
+                    continue
+                if not _holds(domain, wanted):
+                    break
+                if isinstance(domain, Choices | WholeRange | Range):
+                    asked[name] = wanted
+            else:
+                found.append(asked)
+        return found
+
+
+def drawn_value(source: Source, name: str, domain: Any) -> Any:
+    """The value of one setting: fixed, or from the source."""
+    if isinstance(domain, Choices):
+        labels = {label(choice): choice for choice in domain.choices}
+        return labels[source.suggest_categorical(name, list(labels))]
+    if isinstance(domain, WholeRange):
+        return source.suggest_int(name, domain.low, domain.high, log=domain.log)
+    if isinstance(domain, Range):
+        return source.suggest_float(name, domain.low, domain.high, log=domain.log)
+    return domain
+
+
+def label(choice: Any) -> Any:
+    """A choice as Optuna stores it: lists as text."""
+    return json.dumps(choice) if isinstance(choice, list | tuple) else choice
+
+
+def _listed(domain: Any) -> list[Any] | None:
+    """Every value of a domain, as a source gives it; None where there are too many."""
+    if isinstance(domain, Choices):
+        return [label(choice) for choice in domain.choices]
+    if isinstance(domain, WholeRange):
+        return list(range(domain.low, domain.high + 1)) if domain.high - domain.low < ENUMERABLE else None
+    return None if isinstance(domain, Range) else [domain]
+
+
+def _extremes(domain: Any) -> list[Any]:
+    """The values of a domain that could fail to fit."""
+    if isinstance(domain, Choices):
+        return [tuple(c) if isinstance(c, list) else c for c in domain.choices]
+    if isinstance(domain, WholeRange | Range):
+        return [domain.low, domain.high]
+    return [tuple(domain) if isinstance(domain, list) else domain]
+
+
+def _holds(domain: Any, value: Any) -> bool:
+    """Whether a domain has a value."""
+    if isinstance(domain, WholeRange | Range):
+        return isinstance(value, int | float) and domain.low <= value <= domain.high
+    return value in domain.choices if isinstance(domain, Choices) else bool(domain == value)
+
+
+def quiet_optuna() -> None:
+    """No lines of Optuna's own on the screen; its experimental marks are known to us."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -1,0 +1,60 @@
+"""What the values of a configuration come from: Optuna's trial, a point of the grid, or chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Source(Protocol):
+    """What values come from: a trial of Optuna, or a point of the grid."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of the choices."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """A whole number."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid as a source of values."""
+
+    values: Mapping[str, Any]
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """See Source."""
+        return self.values[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """See Source."""
+        return int(self.values[name])
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """See Source."""
+        return float(self.values[name])
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Uniform values (of the logarithm where asked), without Optuna."""
+
+    random: random.Random
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """See Source."""
+        return self.random.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """See Source."""
+        return min(high, int(self.suggest_float(name, low, high + 1, log=log)))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """See Source."""
+        share = self.random.random()
+        return float(low * (high / low) ** share if log else low + (high - low) * share)

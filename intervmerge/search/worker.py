@@ -1,0 +1,154 @@
+"""The actors of a search: workers that train one trial after another, and an examiner that measures whole models.
+
+Each holds one merged base, mapped from the object store, and keeps it from trial to trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from torch import Tensor
+
+from intervmerge.interventions import Interventions
+from intervmerge.settings import read_settings
+from intervmerge.tracking.records import Counts, Record, RungRecord, Scores
+from intervmerge.trial.config import TrialConfig
+from intervmerge.trial.evaluate import Score
+from intervmerge.trial.merged import MergedBase
+from intervmerge.trial.references import references
+from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.trial.store import InProcessStore
+
+TRIALS = "trials"
+"""Folder of a study with one folder a trial, named by its number."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where and how an actor works."""
+
+    folder: str
+    """Of the study; reachable from every node."""
+    device: str = "auto"
+    threads: int = 1
+    """CPU threads of the actor."""
+    gpu_share: float = 0.0
+    """Share of a GPU's memory that the actor may fill; 0 without GPU."""
+
+
+def counts(scores: Mapping[str, Score]) -> dict[str, Counts]:
+    """Scores of trial/ as a record keeps them."""
+    return {task: Counts(score.correct, score.agreeing, score.total) for task, score in scores.items()}
+
+
+def sit_down(base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> Bench:
+    """A bench in this process on what the object store holds."""
+    torch.set_num_threads(seat.threads)
+    if seat.gpu_share and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, seat.gpu_share))
+    return Bench(replace(base, store=InProcessStore(tensors)), seat.device)
+
+
+class Worker(tune.Trainable):
+    """Trains and measures one trial after another; every step goes to the next rung.
+
+    A trial that fails reports its error as its result, so that the process, its base and its features stay.
+    """
+
+    def setup(self, config: dict[str, Any], base: Any = None, tensors: Any = None, seat: Seat | None = None) -> None:
+        """Called once a process; the base is mapped, not copied."""
+        assert seat is not None
+        self._bench = sit_down(base, tensors, seat)
+        self._folder = Path(seat.folder) / TRIALS
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial, on the same base."""
+        self._record = Record.from_json(json.loads(new_config["record"]))
+        self._running: Iterator[Record] | None = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """To the next rung."""
+        try:
+            if self._running is None:
+                self._running = self._train()
+            self._record = next(self._running)
+        except Exception:
+            self._running = None
+            error = traceback.format_exc()
+            self._record = replace(self._record, state="failed", error=error, threads=torch.get_num_threads())
+        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running"}
+
+    def _train(self) -> Iterator[Record]:
+        record = self._record
+        values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
+        config = read_settings(TrialConfig, values, f"trial {record.number}")
+        folder = self._folder / str(record.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        interventions = self._bench.start(self._bench.place(config), config.seed)
+        done: list[RungRecord] = []
+        for rung in rungs(self._bench, config, interventions, folder):
+            done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores)))
+            yield replace(
+                record,
+                state="complete" if rung.steps == config.training.steps else "running",
+                rungs=tuple(done),
+                threads=torch.get_num_threads(),
+                sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
+            )
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: interventions are saved at every rung, in the study."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see save_checkpoint."""
+
+
+class Examiner:
+    """Measures whole models: the teachers, the references, and trials of the front on `test`. A Ray actor."""
+
+    def __init__(self, base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> None:
+        self._bench = sit_down(base, tensors, seat)
+        self._folder = Path(seat.folder) / TRIALS
+
+    def features(self, *splits: str) -> dict[str, Tensor]:
+        """What trials share, by key: features of the teachers on these splits; with `adapt`, what training reads."""
+        for split in splits:
+            self._bench.teachers(split)
+        if "adapt" in splits:
+            _ = self._bench.lesson
+        store = self._bench.base.store
+        assert isinstance(store, InProcessStore)
+        return store.tensors
+
+    def references(self, split: str) -> dict[str, Scores]:
+        """Scores of the models that a front is compared with."""
+        found = {**references(self._bench, split), "merged": self._bench.measure(None, split)}
+        return {name: counts(scores) for name, scores in found.items()}
+
+    def measure(self, number: int, split: str) -> Scores:
+        """Scores of a finished trial."""
+        interventions = Interventions.load(self._folder / str(number) / FILE).to(self._bench.engine.device)
+        return counts(self._bench.measure(interventions, split))
+
+
+def examiner(seat: Seat, cpus: float, gpus: float, base: Any, tensors: Any) -> Any:
+    """An Examiner in a process of its own."""
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(Examiner)
+    return remote.remote(base, tensors, seat)
+
+
+def cores() -> int:
+    """CPU cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,169 @@
+"""A study in MLflow: one parent run, one child run a trial. A view: it can be made again from the records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from intervmerge.tracking.records import Record, StudyRecord, accuracy, agreement
+from intervmerge.tracking.tables import BUDGETS, front_rows
+
+EXPERIMENT = "intervmerge"
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+STUDY, NUMBER, PARENT = "intervmerge.study", "intervmerge.trial", "mlflow.parentRunId"
+STATUS = {"complete": "FINISHED", "failed": "FAILED"}
+
+
+def local_uri(folder: Path) -> str:
+    """The store of a study that was given no server: a SQLite file in its folder."""
+    return f"sqlite:///{folder.resolve() / DATABASE}"
+
+
+class Runs:
+    """Writes a study to MLflow; the only writer.
+
+    Args:
+        study: what to write.
+        identity: of the study, the same for ever; its runs are found again by it.
+        uri: of the tracking server or database.
+        folder: where artifacts go if the store is a local file; None leaves it to the server.
+    """
+
+    def __init__(self, study: StudyRecord, identity: str, uri: str, folder: Path | None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow.tracking import MlflowClient
+
+        for name in ("alembic", "mlflow"):  # after the import, which sets them
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        place = None if folder is None else (folder.resolve() / ARTIFACTS).as_uri()
+        self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, place)
+        known = self._find(f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'")
+        self.parent: str = known[0].info.run_id if known else self._create(study, identity)
+        self._client.update_run(self.parent, status="RUNNING")
+        self.children: dict[int, str] = {}
+        """Trial number to child run id."""
+        self._on_front: dict[int, bool] = {}
+        for run in self._find(f"tags.`{PARENT}` = '{self.parent}'"):
+            number = int(run.data.tags[NUMBER])
+            self.children[number] = run.info.run_id
+            self._on_front[number] = run.data.tags.get("on_front") == "true"
+        history = self._client.get_metric_history(self.parent, "front_size")
+        self._steps = len(history)
+
+    def _find(self, condition: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], condition, max_results=1000, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+    def _create(self, study: StudyRecord, identity: str) -> str:
+        tags = {STUDY: identity, NUMBER: "parent", "mlflow.runName": f"study {study.name}", "suite": study.suite,
+                "protocol": study.protocol, "select": study.select, "base": study.base}  # fmt: skip
+        text = (
+            f"{study.caption}\n\nOpen the artifact `pareto.html`. Ready filters for the list of runs: "
+            "`tags.on_front = 'true'`, `tags.on_front = 'true' and metrics.extra_params < 10000`."
+        )
+        run_id = str(self._client.create_run(self._experiment, tags={**tags, "mlflow.note.content": text}).info.run_id)
+        settings = json.loads(json.dumps(study.settings, default=str))
+        self._client.log_dict(run_id, settings, "settings.json")
+        self._log(run_id, {name: json.dumps(value)[:500] for name, value in settings.items()}, {}, 0)
+        return run_id
+
+    def _log(self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, step) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+
+    def sync(self, study: StudyRecord) -> None:
+        """Write what is not written yet: ended trials, who is on the front now, the growth of the front."""
+        for trial in study.trials:
+            if trial.state != "running" and trial.number not in self.children:
+                self._child(study, trial)
+        front = {trial.number for trial in study.front}
+        for number, run_id in self.children.items():
+            if self._on_front.get(number, False) != (number in front):
+                self._on_front[number] = number in front
+                self._client.set_tag(run_id, "on_front", str(number in front).lower())
+        for step in range(self._steps + 1, len(study.complete) + 1):
+            self._log(self.parent, {}, growth(study, step), step)
+        self._steps = max(self._steps, len(study.complete))
+
+    def _child(self, study: StudyRecord, trial: Record) -> None:
+        tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
+                "state": trial.state, "on_front": "false", "protocol": study.protocol}  # fmt: skip
+        if trial.duplicate_of is not None:
+            tags["duplicate_of"] = str(trial.duplicate_of)
+        if trial.error:
+            tags["error"] = trial.error.strip()[-4000:]
+        run_id = str(self._client.create_run(self._experiment, tags=tags).info.run_id)
+        params = {**trial.intervention, **trial.training, "seed": trial.seed}
+        if trial.intervention:
+            params["configuration"] = study.words(trial)
+        self._log(run_id, params, metrics_of(trial), trial.rungs[-1].steps if trial.rungs else 0)
+        self._client.set_terminated(run_id, STATUS.get(trial.state, "KILLED"))
+        self.children[trial.number] = run_id
+
+    def finish(self, study: StudyRecord, files: list[Path], status: str = "FINISHED") -> None:
+        """Attach the views, add what was measured on test, and end the parent run."""
+        self.sync(study)
+        for trial in study.front:
+            if trial.test:
+                shares = {f"test_accuracy/{task}": c.correct / c.total for task, c in trial.test.items()}
+                self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(trial.test), **shares}, 0)
+        self.attach(study, files)
+        self._client.set_terminated(self.parent, status)
+
+    def attach(self, study: StudyRecord, files: list[Path]) -> None:
+        """The front as a table, and files, as artifacts of the parent run."""
+        rows = front_rows(study)
+        columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {"number": []}
+        # as log_table would write it, which appends to what is there
+        self._client.log_dict(self.parent, {"columns": list(columns), "data": _transposed(columns)}, "front.json")
+        tag = json.dumps([{"path": "front.json", "type": "table"}])
+        self._client.set_tag(self.parent, "mlflow.loggedArtifacts", tag)
+        for file in files:
+            self._client.log_artifact(self.parent, str(file))
+
+
+def _transposed(columns: Mapping[str, list[Any]]) -> list[list[Any]]:
+    return [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def metrics_of(trial: Record) -> dict[str, float]:
+    """A trial's figures on validation."""
+    metrics = {"extra_params": float(trial.extra_params), "seconds": trial.seconds}
+    if trial.scores:
+        shares = {task: c.correct / c.total for task, c in trial.scores.items()}
+        metrics |= {"accuracy": fmean(shares.values()), "worst_task": min(shares.values())}
+        metrics |= {f"accuracy/{task}": share for task, share in shares.items()}
+        metrics["agreement"] = agreement(trial.scores)
+    return metrics
+
+
+def growth(study: StudyRecord, first: int) -> dict[str, float]:
+    """Figures of the study after so many complete trials."""
+    trials = study.complete[:first]
+    figures = {"hypervolume": study.hypervolume(first), "front_size": float(study.front_size(first))}
+    for budget in BUDGETS:
+        within = [accuracy(trial.scores) for trial in trials if trial.extra_params <= budget]
+        if within:
+            figures[f"best_accuracy_at/{budget}"] = max(within)
+    return figures

@@ -1,0 +1,78 @@
+"""Tables of a study: all trials as Parquet, the front as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from intervmerge.tracking.records import Record, StudyRecord, accuracy
+
+BUDGETS = (300, 1_000, 3_000, 10_000, 30_000, 100_000)
+"""Round budgets of extra parameters at which a front is read."""
+
+
+def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
+    """A trial as one row of the table."""
+    placed = dict.fromkeys(("formula", "rank", "blocks", "token", "slice_width", "slice_start", "slice_shift"))
+    placed |= {name: trial.intervention[name] for name in placed if name in trial.intervention}
+    if placed["blocks"] is not None:
+        placed["blocks"] = " ".join(map(str, placed["blocks"]))
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "base": study.base_fingerprint,
+        "seed": trial.seed,
+        **placed,
+        "extra_params": trial.extra_params,
+        "accuracy": accuracy(trial.scores) if trial.scores else None,
+        **{f"accuracy/{task}": _share(trial.scores.get(task)) for task in study.tasks},
+        "measured_by": trial.measured_by,
+        "seconds": trial.seconds,
+        "on_front": any(trial.number == other.number for other in study.front),
+        "error": trial.error,
+    }
+
+
+def _share(counts: Any) -> float | None:
+    return None if counts is None else counts.correct / counts.total
+
+
+def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
+    """The front on validation, cheapest first, with `test` where it has been measured."""
+    return [
+        {
+            "number": trial.number,
+            "configuration": study.words(trial),
+            "extra_params": trial.extra_params,
+            "validation_accuracy": accuracy(trial.scores),
+            "test_accuracy": accuracy(trial.test) if trial.test else None,
+        }
+        for trial in study.front
+    ]
+
+
+def write_parquet(study: StudyRecord, path: Path) -> None:
+    """All trials, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole, number = pa.int64(), pa.float64()
+    kinds: dict[str, pa.DataType] = {"on_front": pa.bool_(), "accuracy": number, "seconds": number}
+    wholes = ("number", "seed", "rank", "extra_params", "slice_width", "slice_start", "slice_shift")
+    kinds |= dict.fromkeys(wholes, whole) | dict.fromkeys((f"accuracy/{task}" for task in study.tasks), number)
+    names = ["number", "state", "base", "seed", "formula", "rank", "blocks", "token", "slice_width", "slice_start"]
+    names += ["slice_shift", "extra_params", "accuracy", *(f"accuracy/{task}" for task in study.tasks)]
+    names += ["measured_by", "seconds", "on_front", "error"]
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+    fresh = path.with_suffix(".new")
+    pq.write_table(pa.Table.from_pylist([row(study, trial) for trial in study.trials], schema=schema), fresh)
+    fresh.replace(path)
+
+
+def write_front(study: StudyRecord, path: Path) -> None:
+    """The front as JSON: a list of points, cheapest first, and what it must be read with."""
+    values = {"study": study.name, "caption": study.caption, "front": front_rows(study)}
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+    fresh.replace(path)
