@@ -80,6 +80,8 @@ def prepare(plan: SearchPlan) -> Prepared:
     sampling = Sampling(space, suite.architecture, len(suite.tasks))
     try:
         sampling.check()
+        for size in sampling.batch_sizes():
+            check_batch(size, suite)
     except ConfigError as error:
         raise Lines(path).located(error) from error
     if len(space.bases) > 1:
@@ -90,6 +92,15 @@ def prepare(plan: SearchPlan) -> Prepared:
     folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{suite.name}"
     check_folder(folder)
     return Prepared(plan, sampling, suite, suite_path, folder, device)
+
+
+def check_batch(size: int, suite: Suite) -> None:
+    """Refuse a batch of more images than a task has to adapt on."""
+    fewest = min(suite.tasks, key=lambda task: len(task.splits["adapt"]))
+    images = len(fewest.splits["adapt"])
+    if size > images:
+        rule = f"a batch holds different images, and {fewest.name} has {images} to adapt on"
+        raise ConfigError("training.batch", size, rule, f"1..{images}")
 
 
 def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:

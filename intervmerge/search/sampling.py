@@ -111,6 +111,10 @@ class Sampling:
                 f"{part}.{setting}", repr(value), "it must be of the setting's type", "a number"
             ) from error
 
+    def batch_sizes(self) -> list[int]:
+        """Batches that a trial could have, at least the extreme ones."""
+        return [int(size) for size in _extremes(self.space.training.batch)]
+
     def draw(self, source: Source) -> Drawn:
         """A configuration from what the source gives.
 
