@@ -20,7 +20,7 @@ from torch import Tensor
 
 from intervmerge.errors import CheckpointError, ConfigError, lookup, nearest
 from intervmerge.merging.selection import trim_threshold
-from intervmerge.merging.task_vectors import State, check_tasks, spread
+from intervmerge.merging.task_vectors import State, check_tasks, layer_chunks, spread
 from intervmerge.seeding import generator
 
 STACK_ELEMENTS = 2**16
@@ -80,8 +80,8 @@ def merge_states(
 ) -> dict[str, Tensor]:
     """θ_pre + the merged task vector, a new fp32 state. Reads its inputs in chunks, never writes into them.
 
-    Beside the result it holds a few MiB, whatever the number of tasks, if the task vectors are stored
-    (memory-mapped, say); of each lazy `TaskVector` it holds one computed layer.
+    Beside the result it holds a few MiB, whatever the number of tasks, if the states are stored (memory-mapped,
+    say), or are `TaskVector`s of stored states; of any other state that computes its layers it holds one layer.
 
     Args:
         pretrained: fixes the order of the layers.
@@ -180,10 +180,9 @@ SPARSIFIERS: Mapping[str, Callable[[Mapping[str, State], Mapping[str, Any]], Spa
 
 
 def _stacks(layer: str, task_vectors: Mapping[str, State]) -> Iterator[Tensor]:
-    flat = [vector[layer].flatten() for vector in task_vectors.values()]
-    size = _chunk_elements(len(flat))
-    for chunks in zip(*(torch.split(vector, size) for vector in flat), strict=True):
-        stack = torch.stack([chunk.float() for chunk in chunks])
+    size = _chunk_elements(len(task_vectors))
+    for chunks in zip(*(layer_chunks(vector, layer, size) for vector in task_vectors.values()), strict=True):
+        stack = torch.stack(chunks)
         _refuse_non_finite(stack, layer, [f"task vector {task!r}" for task in task_vectors])
         yield stack
 

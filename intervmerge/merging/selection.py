@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from intervmerge.merging.task_vectors import State, layer_shapes
+from intervmerge.merging.task_vectors import State, layer_chunks
 
 CHUNK_ELEMENTS = 2**16
 """Numbers looked at in one go; counting needs 8 bytes for each."""
@@ -25,9 +25,9 @@ def trim_threshold(vector: State, density: float) -> Tensor:
 
     Source: arXiv:2306.01708 section 4.2, trim.
     """
-    numbers = sum(shape.numel() for shape in layer_shapes(vector).values())
-    rank = max(1, int(density * numbers))
-    high = _bin_of_rank(_histogram(vector, 2**15, lambda bits: bits >> 16), rank)
+    outside = _histogram(vector, 2**15, lambda bits: bits >> 16)
+    rank = max(1, int(density * int(outside.sum())))
+    high = _bin_of_rank(outside, rank)
     # What lies below the bin is counted in 0, what lies above it in the last: the rank stays valid.
     inside = _histogram(vector, 2**16 + 2, lambda bits: bits.sub_(high << 16).clamp_(-1, 2**16).add_(1))
     low = _bin_of_rank(inside, rank) - 1
@@ -37,9 +37,9 @@ def trim_threshold(vector: State, density: float) -> Tensor:
 def _histogram(vector: State, bins: int, bin_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Counts [bins] of the bit patterns of |τ|."""
     counts = torch.zeros(bins, dtype=torch.int64)
-    for layer in vector.values():
-        for chunk in torch.split(layer.flatten(), CHUNK_ELEMENTS):
-            bits = chunk.float().abs().view(torch.int32)
+    for layer in vector:
+        for chunk in layer_chunks(vector, layer, CHUNK_ELEMENTS):
+            bits = chunk.abs().view(torch.int32)
             counts += torch.bincount(bin_of(bits), minlength=bins).to(counts.device)
     return counts
 

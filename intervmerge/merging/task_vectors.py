@@ -6,6 +6,7 @@ A *layer* is one named parameter tensor. Everything is streamed by layer and com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -37,16 +38,22 @@ class TaskVector(Mapping[str, Tensor]):
         for state in states:
             check_layers("TaskVector", states[0], state)
         self._terms = list(zip(weights, states, strict=True))
-        self.shapes: dict[str, torch.Size] = dict(layer_shapes(states[0]))
+        self.shapes: dict[str, torch.Size] = {name: shape for name, (shape, _) in _layers(states[0]).items()}
 
     def __getitem__(self, layer: str) -> Tensor:
-        (weight, state), *others = self._terms
-        total = state[layer].float()
-        if weight != 1:
-            total = total * weight
-        for weight, state in others:
-            total = torch.add(total, state[layer].float(), alpha=weight)
-        return total
+        return self._sum([state[layer].float() for _, state in self._terms])
+
+    def chunks(self, layer: str, size: int) -> Iterator[Tensor]:
+        """The layer, flat, in chunks of `size` numbers, each computed when asked for: the same bits as the whole."""
+        for terms in zip(*(layer_chunks(state, layer, size) for _, state in self._terms), strict=True):
+            yield self._sum(terms)
+
+    def _sum(self, terms: Sequence[Tensor]) -> Tensor:
+        # Multiply, then add: fused, the last bit would depend on where a chunk ends.
+        products = (
+            term if weight == 1 else term * weight for (weight, _), term in zip(self._terms, terms, strict=True)
+        )
+        return functools.reduce(torch.add, products)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -155,17 +162,25 @@ def spread(coefficients: Tensor, tasks: int, layers: int, where: str) -> Tensor:
     return coefficients.reshape(*shape, *[1] * (2 - len(shape))).expand(tasks, layers)
 
 
-def layer_shapes(state: State) -> Mapping[str, torch.Size]:
-    """Shapes by layer, without computing the layers of a lazy task vector."""
-    return state.shapes if isinstance(state, TaskVector) else {name: t.shape for name, t in state.items()}
+def layer_chunks(state: State, layer: str, size: int) -> Iterator[Tensor]:
+    """One layer, flat and in fp32, in chunks of `size` numbers; none is computed before it is asked for.
+
+    A chunk of a layer stored in fp32 *is* the stored tensor: do not write into it.
+    """
+    if isinstance(state, TaskVector):
+        yield from state.chunks(layer, size)
+    else:
+        for chunk in torch.split(state[layer].flatten(), size):
+            yield chunk.float()
 
 
 def check_tasks(pretrained: State, task_vectors: Mapping[str, State]) -> None:
     """Refuse no task vector at all, and one whose layers are not those of `pretrained`."""
     if not task_vectors:
         raise ConfigError("task_vectors", "none", "a merge needs tasks", "at least one task vector")
+    expected = _layers(pretrained)
     for task, vector in task_vectors.items():
-        check_layers(f"task vector {task!r}", pretrained, vector)
+        _compare(f"task vector {task!r}", expected, _layers(vector))
 
 
 def check_layers(where: str, expected: State, got: State) -> None:
@@ -174,24 +189,32 @@ def check_layers(where: str, expected: State, got: State) -> None:
     Raises:
         CheckpointError: lists all faults, sorted.
     """
-    want, have = layer_shapes(expected), layer_shapes(got)
+    _compare(where, _layers(expected), _layers(got))
+
+
+Layers: TypeAlias = Mapping[str, tuple[torch.Size, bool]]
+"""Layer name -> shape, and whether it is floating."""
+
+
+def _layers(state: State) -> Layers:
+    """Reads each layer once (a state may read its file for it); of a lazy task vector, none."""
+    if isinstance(state, TaskVector):
+        return {name: (shape, True) for name, shape in state.shapes.items()}
+    return {name: (tensor.shape, tensor.is_floating_point()) for name, tensor in state.items()}
+
+
+def _compare(where: str, want: Layers, have: Layers) -> None:
     faults = {
         "missing": sorted(want.keys() - have.keys()),
         "unexpected": sorted(have.keys() - want.keys()),
         "mismatched": [
-            f"{name} {list(have[name])} for {list(want[name])}"
+            f"{name} {list(have[name][0])} for {list(want[name][0])}"
             for name in sorted(want.keys() & have.keys())
-            if want[name] != have[name]
+            if want[name][0] != have[name][0]
         ],
-        "not floating": sorted({*_not_floating(expected), *_not_floating(got)}),
+        "not floating": sorted({name for side in (want, have) for name, (_, floating) in side.items() if not floating}),
     }
     found = "; ".join(f"{fault} {', '.join(names)}" for fault, names in faults.items() if names)
     if found:
         rule = "both states hold the same floating layers in the same shapes"
         raise CheckpointError(where, found, rule, "states of one architecture, without integer buffers")
-
-
-def _not_floating(state: State) -> list[str]:
-    if isinstance(state, TaskVector):  # checked when it was made
-        return []
-    return [name for name, tensor in state.items() if not tensor.is_floating_point()]

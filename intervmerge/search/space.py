@@ -157,13 +157,15 @@ class Space:
 
 def check_base(base: Base) -> None:
     """Refuse an unknown rule or setting of a rule."""
-    if isinstance(base, str):
-        if base != "auto":
-            resolve_settings(base, {})
-    elif "rule" not in base:
+    if base == "auto":
+        return
+    named = {"rule": base} if isinstance(base, str) else base
+    if "rule" not in named:
         raise ConfigError("base", base, "a base has a rule", "auto, or {rule: task_arithmetic, scaling: 0.3}")
-    else:
-        resolve_settings(str(base["rule"]), {name: value for name, value in base.items() if name != "rule"})
+    try:
+        resolve_settings(str(named["rule"]), {name: value for name, value in named.items() if name != "rule"})
+    except ConfigError as error:
+        raise ConfigError(f"base.{error.args[0]}", *error.args[1:]) from error
 
 
 def domains(space: Space) -> dict[str, Any]:
