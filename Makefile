@@ -1,10 +1,12 @@
 # make test      everything that CI runs: install into .venv if missing, lint, types, tests
-# make slow      tests that need minutes: peak memory of merging
+# make search    the main job: 24 configurations of the shipped space on mini8, into studies/
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
+# Where this is set, every process of a search would compile all that it imports anew: seconds become a minute.
+export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 
-.PHONY: test slow lint types bench clean
+.PHONY: test search lint types bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,8 +23,8 @@ types: .venv/installed
 test: lint types
 	$(BIN)/pytest
 
-slow: .venv/installed
-	$(BIN)/pytest -m slow
+search: .venv/installed
+	$(BIN)/intervmerge-search --space mini_interventions.yaml
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/merging_memory.py

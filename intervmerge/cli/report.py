@@ -17,9 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
     from intervmerge.cli.screen import print_front
+    from intervmerge.search.journal import locked
     from intervmerge.search.study import load_study
 
     study = load_study(chosen.study)
-    study.report(chosen.mlflow)
+    with locked(study.folder):
+        study.report(chosen.mlflow)
     print_front(study)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -17,7 +17,7 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
-from intervmerge.search.worker import Seat, Worker, cores, examiner
+from intervmerge.search.worker import Seat, Worker, cores, features, measure, reference_scores, warm_up
 from intervmerge.tracking.records import Record, Scores
 from intervmerge.trial.merged import MergedBase
 
@@ -54,24 +54,30 @@ class Driver:
         target = self._sampling.space.search.trials
         missing = target - sum(trial.state in ENDED for trial in record.trials)
         self._watch.began(record, target)
-        if missing > 0:
-            self._train(missing, views)
-        self._test()
-        views.finish()
+        try:
+            if missing > 0:
+                self._train(missing, views)
+            self._test()
+        except KeyboardInterrupt:
+            self._watch.phase("stopped: finished trials are kept, and the same command goes on")
+            raise
+        finally:
+            views.finish()
+
+    def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A reference to what a function of worker.py gives, computed in a process of Ray."""
+        return ray.remote(num_cpus=1, num_gpus=self._gpus)(function).remote(self._base, *arguments)
 
     def _features(self, *splits: str) -> Any:
-        """Have an examiner compute what trials share on these splits, and the references on the last of them."""
-        whole = Seat(**{**asdict(self._seat), "threads": cores() if self._seat.device == "cpu" else 1})
-        actor = examiner(whole, 1, self._gpus, self._base, {})
-        try:
-            tensors = actor.features.remote(*splits)
-            references: dict[str, Scores] = ray.get(actor.references.remote(splits[-1]))
-            plain = {name: {t: asdict(c) for t, c in scores.items()} for name, scores in references.items()}
-            self._study.journal.note(f"references/{splits[-1]}", plain)
-            ray.wait([tensors], fetch_local=False)
-            return tensors
-        finally:
-            ray.kill(actor)
+        """A reference to what trials share on these splits; scores of the references on the last are kept."""
+        alone = replace(self._seat, threads=cores() if self._seat.device == "cpu" else self._seat.threads)
+        tensors = self._task(features, alone, splits)
+        for _ in range(self._workers - 1):
+            self._task(warm_up, self._seat)
+        scores: dict[str, Scores] = ray.get(self._task(reference_scores, tensors, alone, splits[-1]))
+        plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
+        self._study.journal.note(f"references/{splits[-1]}", plain)
+        return tensors
 
     def _train(self, missing: int, views: Views) -> None:
         events: dict[str, Callable[[Record], None]] = {
@@ -119,15 +125,6 @@ class Driver:
             return
         self._watch.phase(f"the front on test: {len(fresh)} trials")
         tensors = self._features("test")
-        count = min(self._workers, len(fresh))
-        actors = [examiner(self._seat, 1, self._gpus, self._base, tensors) for _ in range(count)]
-        try:
-            asked = {
-                trial.number: actors[place % count].measure.remote(trial.number, "test")
-                for place, trial in enumerate(fresh)
-            }
-            for trial in fresh:
-                self._study.journal.keep_test(trial.with_test(ray.get(asked[trial.number])))
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+        asked = {trial.number: self._task(measure, tensors, self._seat, trial.number, "test") for trial in fresh}
+        for trial in fresh:
+            self._study.journal.keep_test(trial.with_test(ray.get(asked[trial.number])))

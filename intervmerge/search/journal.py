@@ -17,11 +17,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError
-from intervmerge.search.sampling import SAMPLERS
 from intervmerge.tracking.records import OBJECTIVES, Record, Scores
 
 JOURNAL, LOCK = "study.journal", "study.lock"
-RECORD, SETTINGS = "record", "settings"
+NAME, RECORD, SETTINGS = "intervmerge", "record", "settings"
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
@@ -60,15 +59,18 @@ class Journal:
         path = folder / JOURNAL
         if sampler is not None:
             _mend(path)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(path)))
+        if sampler is None:
+            self.study = optuna.load_study(study_name=NAME, storage=storage)
+            return
         self.study = optuna.create_study(
             storage=storage,
-            sampler=sampler or SAMPLERS["random"](0),
-            study_name="intervmerge",
-            directions=["maximize", "minimize"],
+            sampler=sampler,
+            study_name=NAME,
+            directions=["maximize", "minimize"],  # accuracy, log10 of extra parameters
             load_if_exists=True,
         )
-        self.study.set_metric_names(["accuracy", "log10_extra_params"])
 
     @property
     def settings(self) -> dict[str, Any]:

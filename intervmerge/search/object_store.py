@@ -29,12 +29,15 @@ class SharedState(Mapping[str, Tensor]):
     def __init__(self, state: State) -> None:
         self._names = list(state)
         self._ref = ray.put({name: compact(tensor) for name, tensor in state.items()})
+        self._mapped: dict[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: Tensor = ray.get(self._ref)[name]
-        return tensor.float()
+        if self._mapped is None:
+            self._mapped = ray.get(self._ref)
+        return self._mapped[name].float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mapped": None}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -7,7 +7,7 @@ from typing import Any
 
 from intervmerge.search.journal import Journal, locked
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
-from intervmerge.search.sampling import SAMPLERS, quiet_optuna
+from intervmerge.search.sampling import SAMPLERS
 from intervmerge.search.session import ray_session
 from intervmerge.search.study import Study, settings_of, take_up
 from intervmerge.search.watch import Silence, Watcher
@@ -29,7 +29,6 @@ def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
     """Run a prepared search."""
-    quiet_optuna()
     with locked(prepared.folder):
         base = choose_base(prepared, watch)
         settings = prepared.sampling.space.search
@@ -38,14 +37,8 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
         known = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, sampling.cost_range()[1])
         take_up(journal, known, prepared.folder)
         study = Study(prepared.folder, journal)
-        try:
-            with ray_session(plan.address, plan.workers or 1):
-                from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment
+        with ray_session(plan.address, plan.workers or 1):
+            from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment
 
-                Driver(prepared, base, study, watch).run()
-        except KeyboardInterrupt:
-            watch.phase("stopped: finished trials are kept; the same command goes on")
-            if journal.noted("references/validation") is not None:
-                study.report(plan.mlflow)
-            raise
+            Driver(prepared, base, study, watch).run()
         return study

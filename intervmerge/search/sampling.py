@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -262,9 +261,3 @@ def _holds(domain: Any, value: Any) -> bool:
     if isinstance(domain, WholeRange | Range):
         return isinstance(value, int | float) and domain.low <= value <= domain.high
     return value in domain.choices if isinstance(domain, Choices) else bool(domain == value)
-
-
-def quiet_optuna() -> None:
-    """No lines of Optuna's own on the screen; its experimental marks are known to us."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

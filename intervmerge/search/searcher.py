@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from math import log10
@@ -109,7 +110,9 @@ class OptunaSearcher(Searcher):
                 continue
             record = self._record(trial.number, drawn)
             if self._budget is not None:
-                trial.set_constraint("extra_params", log10(drawn.extra_params / self._budget))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    trial.set_constraint("extra_params", log10(drawn.extra_params / self._budget))
             first = self._known.get(_key(record))
             if first is not None:
                 self._repeat(trial, record, first)
@@ -144,6 +147,10 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing; see save."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing; Tune pickles its searcher into a snapshot, and a terminal cannot be pickled."""
+        return {}
 
 
 def _key(record: Record) -> str:

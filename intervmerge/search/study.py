@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +26,8 @@ from intervmerge.trial.protocol import under
 
 VIEWS = {"pareto.html", "pareto.png", "front.json", "trials.parquet"}
 FORMAT = 1
+HOME = "mlflow_home"
+"""Where the folder was when its MLflow database was made."""
 EXTENDS = ("trials", "max_extra_params")
 """Settings of `search` that may change when a study is taken up again."""
 
@@ -91,17 +95,17 @@ class Study:
         write_html(record, self.folder / "pareto.html", children or {})
 
     def runs(self, uri: str | None = None) -> Runs:
-        """The study in MLflow; by default in the database of its folder."""
+        """The study in MLflow; by default in the database of its folder, which is made anew where that has moved."""
         folder = self.folder if uri is None else None
+        home = str(self.folder.resolve())
+        if folder is not None and self.journal.noted(HOME) != home:  # artifacts are stored by absolute path
+            (folder / DATABASE).unlink(missing_ok=True)
+            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+            self.journal.note(HOME, home)
         return Runs(self.record, self.identity, uri or local_uri(self.folder), folder)
 
     def report(self, uri: str | None = None) -> None:
         """Make all views again, tables, plots and MLflow; also after the folder has moved."""
-        if uri is None:  # artifacts are stored by absolute path: a moved database is made anew
-            import shutil
-
-            (self.folder / DATABASE).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / ARTIFACTS, ignore_errors=True)
         runs, record = self.runs(uri), self.record
         runs.sync(record)
         self.write_views(record, runs.children)
@@ -174,8 +178,6 @@ def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path) -> None
     Raises:
         ConfigError: the folder holds a study made with other settings.
     """
-    import json
-
     settings = json.loads(json.dumps(settings))
     known = journal.settings
     if known:

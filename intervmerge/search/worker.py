@@ -1,6 +1,6 @@
-"""The actors of a search: workers that train one trial after another, and an examiner that measures whole models.
+"""What runs in the processes of Ray: the actor that trains one trial after another, and tasks that measure models.
 
-Each holds one merged base, mapped from the object store, and keeps it from trial to trial.
+Each takes one merged base, mapped from the object store; an actor keeps it from trial to trial.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 from torch import Tensor
@@ -115,38 +114,35 @@ class Worker(tune.Trainable):
         """Nothing; see save_checkpoint."""
 
 
-class Examiner:
-    """Measures whole models: the teachers, the references, and trials of the front on `test`. A Ray actor."""
-
-    def __init__(self, base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> None:
-        self._bench = sit_down(base, tensors, seat)
-        self._folder = Path(seat.folder) / TRIALS
-
-    def features(self, *splits: str) -> dict[str, Tensor]:
-        """What trials share, by key: features of the teachers on these splits; with `adapt`, what training reads."""
-        for split in splits:
-            self._bench.teachers(split)
-        if "adapt" in splits:
-            _ = self._bench.lesson
-        store = self._bench.base.store
-        assert isinstance(store, InProcessStore)
-        return store.tensors
-
-    def references(self, split: str) -> dict[str, Scores]:
-        """Scores of the models that a front is compared with."""
-        found = {**references(self._bench, split), "merged": self._bench.measure(None, split)}
-        return {name: counts(scores) for name, scores in found.items()}
-
-    def measure(self, number: int, split: str) -> Scores:
-        """Scores of a finished trial."""
-        interventions = Interventions.load(self._folder / str(number) / FILE).to(self._bench.engine.device)
-        return counts(self._bench.measure(interventions, split))
+def warm_up(base: MergedBase, seat: Seat) -> None:
+    """Import in this process all that a worker needs; Ray gives the process to a worker later."""
+    sit_down(base, {}, seat)
 
 
-def examiner(seat: Seat, cpus: float, gpus: float, base: Any, tensors: Any) -> Any:
-    """An Examiner in a process of its own."""
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(Examiner)
-    return remote.remote(base, tensors, seat)
+def features(base: MergedBase, seat: Seat, splits: Sequence[str]) -> dict[str, Tensor]:
+    """What trials share, by key: features of the teachers on these splits; with `adapt`, what training reads."""
+    bench = sit_down(base, {}, seat)
+    for split in splits:
+        bench.teachers(split)
+    if "adapt" in splits:
+        _ = bench.lesson
+    store = bench.base.store
+    assert isinstance(store, InProcessStore)
+    return store.tensors
+
+
+def reference_scores(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, split: str) -> dict[str, Scores]:
+    """Scores of the models that a front is compared with."""
+    bench = sit_down(base, tensors, seat)
+    found = {**references(bench, split), "merged": bench.measure(None, split)}
+    return {name: counts(scores) for name, scores in found.items()}
+
+
+def measure(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: int, split: str) -> Scores:
+    """Scores of a finished trial."""
+    bench = sit_down(base, tensors, seat)
+    file = Path(seat.folder) / TRIALS / str(number) / FILE
+    return counts(bench.measure(Interventions.load(file).to(bench.engine.device), split))
 
 
 def cores() -> int:
