@@ -448,3 +448,22 @@ def test_a_study_of_mini8_from_its_shipped_space(tmp_path: Path) -> None:
     assert len(study.record.complete) == 2
     assert "stand-in" in study.record.caption
     assert study.record.individual_params == 7 * sum(t.numel() for t in study.base().state.values())
+
+
+def test_two_nodes_hold_one_copy_each_of_what_trials_share_and_search_together(
+    odd_folder: Path, tmp_path: Path
+) -> None:
+    space = write(tmp_path / "s.yaml", SPACE.replace("trials: 5", "trials: 4"))
+    script = Path(__file__).with_name("two_nodes.py")
+    line = [sys.executable, str(script), str(odd_folder), str(space), str(tmp_path / "study")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["places"]) == 2
+    for first, second in found["places"].values():
+        assert first == second  # the same bytes of the same file, seen by two processes
+        assert not {"private", "nowhere"} & set(first.values())
+    one, other = ({place for look in looks for place in look.values()} for looks in found["places"].values())
+    assert not one & other
+    assert found["states"].count("complete") == 4
+    assert found["front"] >= 1

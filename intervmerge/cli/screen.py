@@ -16,8 +16,6 @@ from intervmerge.tracking.tables import BUDGETS
 if TYPE_CHECKING:
     from intervmerge.search.study import Study
 
-TRAINED = ("complete", "failed")
-
 
 class Screen:
     """Watches a search."""
@@ -45,7 +43,7 @@ class Screen:
     def began(self, study: StudyRecord, trials: int) -> None:
         """See Watcher."""
         self._study, self._trials, self._began = study, trials, time.monotonic()
-        self._done_before = sum(trial.state in TRAINED for trial in study.trials)
+        self._done_before = len(study.trained)
         self._print(study.caption)
         merged, individual = (accuracy(study.references["validation"][name]) for name in ("merged", "individual"))
         self._print(f"validation: merged base {100 * merged:.1f} %, individual models {100 * individual:.1f} %")
@@ -103,8 +101,7 @@ class Screen:
 
     def _view(self) -> Group:
         assert self._study is not None
-        trials = [trial for trial in self._study.trials if trial.state in TRAINED]
-        self._bar.update(self._task, completed=len(trials))
+        self._bar.update(self._task, completed=len(self._study.trained))
         running = Table.grid(padding=(0, 2))
         for record in self._running.values():
             rung = f"{100 * accuracy(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."

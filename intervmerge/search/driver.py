@@ -21,9 +21,6 @@ from intervmerge.search.worker import Seat, Worker, cores, features, measure, re
 from intervmerge.tracking.records import Record, Scores
 from intervmerge.trial.merged import MergedBase
 
-ENDED = ("complete", "failed")
-"""States of trials that were trained to their end, in one way or the other."""
-
 
 class Driver:
     """One search from shared tensors to the front's test figures."""
@@ -52,7 +49,7 @@ class Driver:
         views = Views(self._study, self._plan.mlflow, self._watch)
         record = self._study.record
         target = self._sampling.space.search.trials
-        missing = target - sum(trial.state in ENDED for trial in record.trials)
+        missing = target - len(record.trained)
         self._watch.began(record, target)
         try:
             if missing > 0:

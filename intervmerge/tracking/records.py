@@ -167,6 +167,11 @@ class StudyRecord:
         return [trial for trial in self.trials if trial.state == "complete"]
 
     @cached_property
+    def trained(self) -> list[Record]:
+        """The trials that were trained to their end, in one way or the other."""
+        return [trial for trial in self.trials if trial.state in ("complete", "failed")]
+
+    @cached_property
     def front(self) -> list[Record]:
         """The trials that neither another trial nor the merged base dominates on validation, cheapest first."""
         return [self.complete[i] for i in self._front(self.complete)]
