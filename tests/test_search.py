@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.search.journal import JOURNAL, Journal, locked
 from intervmerge.search.sampling import SAMPLERS, Sampling
+from intervmerge.search.session import ray_session
 from intervmerge.search.space import read_space, schema, shipped
 from intervmerge.search.study import VIEWS, Study, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
@@ -216,7 +218,14 @@ def test_dry_run_counts_the_space_and_trains_nothing(
 
 
 @pytest.fixture(scope="module")
-def studied(odd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ray_here() -> Iterator[None]:
+    """One session of Ray for all searches of this process; they use it as it is."""
+    with ray_session(None, workers=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def studied(ray_here: None, odd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole search on the odd suite with two workers; its third trial cannot write its file and fails."""
     root = tmp_path_factory.mktemp("search")
     folder = root / "study"
@@ -381,7 +390,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_space_smaller_than_the_trials_ends_the_study_and_says_so(
-    odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = "base: weight_average\ntraining: {steps: 1, batch: 8}\n"
     text += "intervention: {formula: lobireft, slice_width: {choices: [8, 16]}, rank: {low: 1, high: 9}}\n"
@@ -391,7 +400,7 @@ def test_a_space_smaller_than_the_trials_ends_the_study_and_says_so(
     assert "every different configuration of this space is in the study" in capfd.readouterr().out
 
 
-def test_what_is_over_the_budget_is_told_and_never_trained(odd_folder: Path, tmp_path: Path) -> None:
+def test_what_is_over_the_budget_is_told_and_never_trained(ray_here: None, odd_folder: Path, tmp_path: Path) -> None:
     text = SPACE.replace("[all, mask]", "[all, every_2]").replace("trials: 5", "trials: 3")
     space = write(tmp_path / "s.yaml", text)
     assert search(command(space, odd_folder, tmp_path / "study", "--max-extra-params", "1000")) == 0
@@ -437,7 +446,7 @@ def test_paper_protocol_adapts_to_the_test_images_and_says_so(odd: Suite) -> Non
     assert len(under(odd, "fair").tasks[0].splits["validation"]) == 40
 
 
-def test_a_study_of_mini8_from_its_shipped_space(tmp_path: Path) -> None:
+def test_a_study_of_mini8_from_its_shipped_space(ray_here: None, tmp_path: Path) -> None:
     text = (
         shipped()["mini_interventions"].read_text().replace("steps: 100 ", "steps: 6 ").replace("[25, 50, 100]", "[6]")
     )

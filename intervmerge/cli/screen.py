@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from intervmerge.tracking.records import Record, StudyRecord, accuracy, in_words
+from intervmerge.tracking.records import Record, Scores, StudyRecord, accuracy, in_words
 from intervmerge.tracking.tables import BUDGETS
 
 if TYPE_CHECKING:
@@ -176,7 +176,10 @@ def print_front(study: Study) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _pair(validation: object, test: object) -> tuple[str, str]:
-    shown = (f"{100 * accuracy(scores):.1f}" if scores else "-" for scores in (validation, test))  # type: ignore[arg-type]
-    first, second = shown
-    return first, second
+def _pair(validation: Scores | None, test: Scores | None) -> tuple[str, str]:
+    """Both accuracies in percent; `-` where there is none."""
+    return _percent(validation), _percent(test)
+
+
+def _percent(scores: Scores | None) -> str:
+    return f"{100 * accuracy(scores):.1f}" if scores else "-"

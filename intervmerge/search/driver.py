@@ -17,7 +17,7 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
-from intervmerge.search.worker import Seat, Worker, cores, features, measure, reference_scores, warm_up
+from intervmerge.search.worker import Seat, Worker, cores, features, measure, reference_scores
 from intervmerge.tracking.records import Record, Scores
 from intervmerge.trial.merged import MergedBase
 
@@ -69,8 +69,6 @@ class Driver:
         """A reference to what trials share on these splits; scores of the references on the last are kept."""
         alone = replace(self._seat, threads=cores() if self._seat.device == "cpu" else self._seat.threads)
         tensors = self._task(features, alone, splits)
-        for _ in range(self._workers - 1):
-            self._task(warm_up, self._seat)
         scores: dict[str, Scores] = ray.get(self._task(reference_scores, tensors, alone, splits[-1]))
         plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
         self._study.journal.note(f"references/{splits[-1]}", plain)

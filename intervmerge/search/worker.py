@@ -114,11 +114,6 @@ class Worker(tune.Trainable):
         """Nothing; see save_checkpoint."""
 
 
-def warm_up(base: MergedBase, seat: Seat) -> None:
-    """Import in this process all that a worker needs; Ray gives the process to a worker later."""
-    sit_down(base, {}, seat)
-
-
 def features(base: MergedBase, seat: Seat, splits: Sequence[str]) -> dict[str, Tensor]:
     """What trials share, by key: features of the teachers on these splits; with `adapt`, what training reads."""
     bench = sit_down(base, {}, seat)
