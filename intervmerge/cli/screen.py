@@ -139,13 +139,8 @@ def print_front(study: Study) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=170)
     table = Table(title=f"{record.name}: front of {len(record.complete)} trials", caption=record.caption)
-    for name, side in (
-        ("trial", "right"),
-        ("validation %", "right"),
-        ("test %", "right"),
-        ("extra parameters", "right"),
-    ):
-        table.add_column(name, justify="right" if side == "right" else "left")
+    for name in ("trial", "validation %", "test %", "extra parameters"):
+        table.add_column(name, justify="right")
     table.add_column("configuration")
     validation, test = record.references["validation"], record.references.get("test", {})
     for name in ("pre-trained", "merged"):
