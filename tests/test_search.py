@@ -28,7 +28,7 @@ from intervmerge.search.journal import JOURNAL, Journal, locked
 from intervmerge.search.sampling import SAMPLERS, Sampling
 from intervmerge.search.session import ray_session
 from intervmerge.search.space import read_space, schema, shipped
-from intervmerge.search.study import VIEWS, Study, load_study
+from intervmerge.search.study import VIEWS, Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.tracking.runs import NUMBER, PARENT, local_uri
@@ -129,6 +129,11 @@ def test_schema_names_every_key_of_the_shipped_spaces() -> None:
         ("rule: task", "rule: tsak", r"line 2, .*task_arithmetic \(did you mean it\?\)"),
         ("steps: 4", "steps: -4", r"line 3, training\.steps: got -4"),
         ("batch: 8", "batch: 49", r"line 3, training\.batch: got 49"),
+        ("rungs: [2]", "rungs: [0, 2]", r"line 3, training\.rungs: got \[0, 2\]"),
+        ("steps: 4", "steps: {choices: [4, 8.5]}", r"line 3, training\.steps: got 8\.5"),
+        ("{choices: [all, mask]}", "last_1\n  token: patches", r"line 7, intervention\.blocks: got .last_1"),
+        ("{trials: 5}", "{max_extra_params: 5}", r"line 9, search\.max_extra_params: got 5"),
+        ("{trials: 5}", "{seed: -1}", r"line 9, search\.seed: got -1"),
         ("steps: 4", "steps: 4, steps: 5", r"line 3, training\.steps: got the same key again"),
         (SPACE, "", "got an empty file"),
         (SPACE, "- a list", "got a list"),
@@ -181,6 +186,12 @@ def test_a_foreign_folder_is_refused(odd_folder: Path, tmp_path: Path, capsys: p
     assert search(["--space", str(space), "--suite", str(odd_folder), "--out", str(tmp_path)]) == 2
     assert "holds something else" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_a_folder_left_before_the_study_began_is_no_foreign_one(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        pass
+    check_folder(tmp_path)
 
 
 def test_one_search_at_a_time_holds_a_folder(tmp_path: Path) -> None:
@@ -327,18 +338,22 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(studied: Path) -> None:
     assert run.info.run_id in (artifacts / "pareto.html").read_text()
 
 
-def test_the_same_command_again_trains_nothing_and_more_trials_extend(
+def test_the_same_command_makes_up_for_a_failed_trial_then_trains_nothing_and_more_trials_extend(
     studied: Path, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(studied, tmp_path / "study"))
     before = load_study(folder).record.trials
     space = write(tmp_path / "s.yaml")
     assert search(command(space, odd_folder, folder)) == 0
-    assert load_study(folder).record.trials == before
+    made_up = load_study(folder).record
+    assert len(made_up.complete) == 5
+    assert search(command(space, odd_folder, folder)) == 0
+    assert load_study(folder).record.trials == made_up.trials
     assert search(command(space, odd_folder, folder, "--trials", "6")) == 0
     after = load_study(folder).record
-    assert list(after.trials[: len(before)]) == list(before)
-    assert sum(trial.state in ("complete", "failed") for trial in after.trials) == 6
+    assert [trial.number for trial in after.trials[: len(before)]] == [trial.number for trial in before]
+    assert [trial.rungs for trial in after.trials[: len(before)]] == [trial.rungs for trial in before]
+    assert len(after.complete) == 6
     check_runs(folder)
     out = capfd.readouterr().out
     assert f"intervmerge ui {folder}" in out

@@ -64,18 +64,19 @@ def _cost(prepared: Prepared) -> str:
 
     drawn: Drawn = next(d for d in prepared.sampling.sample(DRAWS) if d is not None)
     training = drawn.trial.training
-    workers = prepared.plan.workers or cores()
+    gpus = torch.cuda.device_count() if prepared.device.startswith("cuda") else 0
+    workers = prepared.plan.workers or (gpus * prepared.plan.workers_per_gpu) or cores()
     torch.set_num_threads(max(1, cores() // workers))
     bench = Bench(choose_base(prepared, Silence()), prepared.device)
     interventions = bench.start(bench.place(drawn.trial), drawn.trial.seed)
     few = replace(training, steps=3, rungs=(1, 2))
-    ticks = [time.perf_counter() for _ in distill(bench.engine, interventions, _any_lesson(bench), few, 0)]
+    ticks = [now(bench) for _ in distill(bench.engine, interventions, _any_lesson(bench, training.batch), few, 0)]
     step = ticks[-1] - ticks[-2]
     pixels = prepared.suite.tasks[0].splits["validation"].pixels[:CHUNK]
-    began = time.perf_counter()
+    began = now(bench)
     with torch.no_grad():
         bench.engine.features(interventions, bench.engine.enter(pixels[None]), [0])
-    image = (time.perf_counter() - began) / len(pixels)
+    image = (now(bench) - began) / len(pixels)
     images = sum(len(task.splits["validation"]) for task in prepared.suite.tasks)
     trial = training.steps * step + len(training.measured_steps) * images * image
     trials = prepared.sampling.space.search.trials
@@ -86,7 +87,7 @@ def _cost(prepared: Prepared) -> str:
     )
 
 
-def _any_lesson(bench: Bench) -> Lesson:
+def _any_lesson(bench: Bench, batch: int) -> Lesson:
     """A lesson of the right shapes whose targets are zeros: enough to time a step, without the teachers' forward."""
     import torch
 
@@ -94,7 +95,16 @@ def _any_lesson(bench: Bench) -> Lesson:
 
     suite, shape = bench.base.suite, bench.base.suite.architecture
     sizes = {task.name: len(task.splits["adapt"]) for task in suite.tasks}
-    few = {name: min(size, 64) for name, size in sizes.items()}
+    few = {name: min(size, max(64, batch)) for name, size in sizes.items()}
     entered = [bench.engine.enter(task.splits["adapt"].pixels[None, : few[task.name]])[0] for task in suite.tasks]
     targets = torch.zeros(sum(few.values()), shape.features, device=bench.engine.device)
     return Lesson(torch.cat(entered), targets, few)
+
+
+def now(bench: Bench) -> float:
+    """Seconds, when the device has done what it was given."""
+    import torch
+
+    if bench.engine.device.type == "cuda":
+        torch.cuda.synchronize(bench.engine.device)
+    return time.perf_counter()

@@ -17,11 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
     from intervmerge.cli.screen import print_front
-    from intervmerge.search.journal import locked
+    from intervmerge.search.journal import JOURNAL, locked, mend
     from intervmerge.search.study import load_study
 
-    study = load_study(chosen.study)
-    with locked(study.folder):
+    load_study(chosen.study)  # refused here where there is none
+    with locked(chosen.study):
+        mend(chosen.study / JOURNAL)
+        study = load_study(chosen.study)
         study.report(chosen.mlflow)
     print_front(study)
     return 0

@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray import tune
 
+from intervmerge.errors import ConfigError
 from intervmerge.search.object_store import share
 from intervmerge.search.plan import Prepared
-from intervmerge.search.searcher import OptunaSearcher
+from intervmerge.search.searcher import GIVE_UP, OptunaSearcher
 from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
@@ -29,6 +30,8 @@ class Driver:
         self._plan, self._sampling, self._device = prepared.plan, prepared.sampling, prepared.device
         self._study, self._watch = study, watch
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        if self._device.startswith("cuda") and not resources.get("GPU"):
+            raise ConfigError("--device", self._device, "Ray knows of no GPU", "auto or cpu")
         gpus = int(resources.get("GPU", 0)) if not self._device.startswith("cpu") else 0
         cpus = cores() if self._plan.address is None else int(resources.get("CPU", 1))
         self._gpus = 1 / self._plan.workers_per_gpu if gpus else 0.0
@@ -49,7 +52,8 @@ class Driver:
         views = Views(self._study, self._plan.mlflow, self._watch)
         record = self._study.record
         target = self._sampling.space.search.trials
-        missing = target - len(record.trained)
+        left = sum(trial.state == "running" for trial in record.trials)
+        missing = max(target - len(record.complete), left)
         self._watch.began(record, target)
         try:
             if missing > 0:
@@ -57,9 +61,9 @@ class Driver:
             self._test()
         except KeyboardInterrupt:
             self._watch.phase("stopped: finished trials are kept, and the same command goes on")
+            views.finish("KILLED")
             raise
-        finally:
-            views.finish()
+        views.finish("FINISHED")
 
     def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A reference to what a function of worker.py gives, computed in a process of Ray."""
@@ -107,7 +111,11 @@ class Driver:
             )
             tuner.fit()
         if searcher.exhausted:
-            self._watch.phase("every different configuration of this space is in the study: it ends here")
+            listed = "every different configuration of this space is in the study: it ends here"
+            drawn = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
+            self._watch.phase(drawn if self._sampling.grid() is None else listed)
+        if any(trial.state == "running" for trial in self._study.record.trials):
+            self._watch.phase("the time budget is spent: trials that ran begin again with the same command")
 
     def _ended(self, record: Record, views: Views) -> None:
         views.ended()

@@ -58,7 +58,7 @@ class Journal:
     def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
         path = folder / JOURNAL
         if sampler is not None:
-            _mend(path)
+            mend(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(path)))
         if sampler is None:
@@ -132,7 +132,7 @@ class Journal:
             self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
 
 
-def _mend(path: Path) -> None:
+def mend(path: Path) -> None:
     """Cut a last line that a killed process did not finish; the next one would be written into it."""
     if not path.is_file():
         return

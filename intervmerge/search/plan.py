@@ -12,8 +12,9 @@ from intervmerge.search.sampling import Sampling
 from intervmerge.search.space import Base, Lines, check_base, find_space, read_space
 from intervmerge.search.study import check_folder
 from intervmerge.search.watch import Watcher
-from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.tracking.records import OBJECTIVES
+from intervmerge.trial.evaluate import mean_agreement
 from intervmerge.trial.exact import find_device
 from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.protocol import PROTOCOLS, under
@@ -76,7 +77,7 @@ def prepare(plan: SearchPlan) -> Prepared:
     space = replace(space, search=search, base=space.base if plan.base is None else plan.base)
     named = plan.suite if plan.suite is not None else space.suite
     suite = under(load_suite(named), plan.protocol)
-    suite_path = str(named) if not Path(named).exists() else str(Path(named).resolve())
+    suite_path = str(named) if str(named) in packaged() else str(Path(named).resolve())
     sampling = Sampling(space, suite.architecture, len(suite.tasks))
     try:
         sampling.check()
@@ -112,7 +113,12 @@ def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:
         watch.phase("choosing the merged base: a sweep on validation")
         found = sweep(prepared.suite, prepared.device)
         for candidate in found:
-            watch.phase(f"  {candidate.base.label}: {100 * candidate.accuracy:.1f} %")
+            scores = (
+                f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * mean_agreement(candidate.scores):.1f} %"
+            )
+            watch.phase(f"  {candidate.base.label}: {scores}")
+        if prepared.plan.select == "teacher_agreement":  # no labels, for the base neither
+            return max(found, key=lambda candidate: mean_agreement(candidate.scores)).base
         return best(found)
     settings: Mapping[str, Any] = {name: value for name, value in named.items() if name != "rule"}
     return merge(prepared.suite, str(named["rule"]), **settings)

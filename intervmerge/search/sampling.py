@@ -16,6 +16,7 @@ from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
 from intervmerge.search.sources import Point, RandomSource, Source
 from intervmerge.search.space import Choices, Range, Space, WholeRange, domains
+from intervmerge.settings import read_settings
 from intervmerge.suites.encoder import Architecture
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 
@@ -96,19 +97,19 @@ class Sampling:
             for value in _extremes(domain):
                 if value != MASK or setting != "blocks":
                     self._check_value(part, setting, value)
+        cheapest, budget = self.cost_range()[0], self.space.search.max_extra_params
+        if budget is not None and budget < cheapest:
+            rule = "no configuration of the space is so cheap"
+            raise ConfigError("search.max_extra_params", budget, rule, f"{cheapest} or more")
 
     def _check_value(self, part: str, setting: str, value: Any) -> None:
         try:
             if part == "training":
-                TrainingConfig(**{setting: value})
+                read_settings(TrainingConfig, {setting: value}, "")
             else:
                 self._fit({setting: value})
         except ConfigError as error:
             raise ConfigError(f"{part}.{setting}", *error.args[1:]) from error
-        except TypeError as error:
-            raise ConfigError(
-                f"{part}.{setting}", repr(value), "it must be of the setting's type", "a number"
-            ) from error
 
     def batch_sizes(self) -> list[int]:
         """Batches that a trial could have, at least the extreme ones."""
@@ -162,6 +163,11 @@ class Sampling:
                 costs.append(extra_params(self._fit(values)) * self.num_tasks)
             except ConfigError:
                 continue  # edits nothing
+        if not costs:
+            rule = "no configuration of the space edits anything that reaches the feature"
+            raise ConfigError(
+                "intervention.blocks", known["intervention.blocks"], rule, "other blocks, or token: class"
+            )
         return min(costs), max(costs)
 
     def grid(self) -> Iterator[tuple[Drawn, dict[str, Any]]] | None:

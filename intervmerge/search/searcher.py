@@ -50,12 +50,17 @@ class OptunaSearcher(Searcher):
         self._budget = max_extra_params
         self._left = journal.reopened(select)
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
-        self._known = {_key(record): record for record in journal.records() if record.state != "duplicate"}
+        # Failed trials may be trained again; pruned ones too, where the budget has grown.
+        known = (record for record in journal.records() if record.state in ("complete", "running"))
+        self._known = {_key(record): record for record in known}
         points = sampling.grid()
-        self._grid = None if points is None else {drawn.key: values for drawn, values in points}
+        self._grid = (
+            None if points is None else {d.key: values for d, values in points if self._affords(d.extra_params)}
+        )
         self._random = random.Random(sampling.space.search.seed)
         self.exhausted = False
-        """Whether every different configuration of the space is in the study."""
+        """Whether nothing new is to be had: the space's every affordable configuration is in the study, or, in a space
+        too large to list, so many draws in a row gave nothing new."""
         if not journal.study.get_trials(deepcopy=False):
             for prior in sampling.priors():
                 journal.study.enqueue_trial(prior)
@@ -88,7 +93,7 @@ class OptunaSearcher(Searcher):
         if result is not None and "record" in result:
             record = Record.from_json(json.loads(result["record"]))
         if record.state == "running":  # its process ended before it did
-            record = replace(record, state="failed", error="the worker's process died")
+            record = replace(record, state="failed", error="the worker's process could not start, or died")
         self._end(trial, record)
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:
@@ -116,13 +121,16 @@ class OptunaSearcher(Searcher):
             first = self._known.get(_key(record))
             if first is not None:
                 self._repeat(trial, record, first)
-            elif self._budget is not None and drawn.extra_params > self._budget:
+            elif not self._affords(drawn.extra_params):
                 rule = f"over the budget: {drawn.extra_params} extra parameters, at most {self._budget}"
                 self._end(trial, replace(record, state="pruned", error=rule))
             else:
                 self._known[_key(record)] = record
                 return trial, record
         return None
+
+    def _affords(self, extra_params: int) -> bool:
+        return self._budget is None or extra_params <= self._budget
 
     def _record(self, number: int, drawn: Drawn) -> Record:
         values = asdict(drawn.trial)

@@ -105,6 +105,10 @@ class TrainingSpace:
     rungs: tuple[int, ...] = ()
     """As in TrainingConfig; rungs beyond a trial's last step are left out."""
 
+    def __post_init__(self) -> None:
+        if list(self.rungs) != sorted({rung for rung in self.rungs if rung > 0}):
+            raise ConfigError("training.rungs", list(self.rungs), "rungs are steps, in order", "such as [25, 50, 100]")
+
 
 @settings
 class SearchSettings:
@@ -126,6 +130,8 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
+        if self.seed < 0:
+            raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
         if self.priors not in ("paper", "none"):
             raise ConfigError("search.priors", repr(self.priors), "it names what is asked first", "paper, none")
 

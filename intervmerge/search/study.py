@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from intervmerge.errors import ConfigError
-from intervmerge.search.journal import JOURNAL, SETTINGS, Journal
+from intervmerge.search.journal import JOURNAL, LOCK, SETTINGS, Journal
 from intervmerge.search.sampling import Sampling
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.tracking.plots import write_html, write_png
@@ -167,7 +167,9 @@ def check_folder(folder: Path) -> None:
     Raises:
         ConfigError: it holds something else.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL).is_file()):
+    mine = (folder / JOURNAL).is_file()
+    foreign = not mine and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    if folder.is_file() or foreign:
         got = f"{folder}, which holds something else"
         raise ConfigError("--out", got, "a study has a folder of its own", "a new folder, or one of a study")
 

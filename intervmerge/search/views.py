@@ -41,15 +41,15 @@ class Views:
         """Trial number to MLflow run."""
         return self._runs.children if self._runs is not None else {}
 
-    def finish(self) -> None:
-        """The last state, test included."""
+    def finish(self, status: str) -> None:
+        """The last state, test included; `status` is the parent run's, FINISHED or KILLED."""
         study = self._study.record
         if self._runs is not None:
             self._guard(lambda: self._runs.sync(study))
-        self._study.write_views(study, self.children)
+        self._guard(lambda: self._study.write_views(study, self.children))
         files = [self._study.folder / name for name in ("pareto.html", "pareto.png")]
         if self._runs is not None:
-            self._guard(lambda: self._runs.finish(study, files))
+            self._guard(lambda: self._runs.finish(study, files, status))
 
     def _guard(self, write: Callable[[], Any]) -> None:
         """Views can be made again from the records: one that fails is said aloud and does not end the search."""

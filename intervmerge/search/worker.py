@@ -18,6 +18,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
+from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.settings import read_settings
 from intervmerge.tracking.records import Counts, Record, RungRecord, Scores
@@ -94,6 +95,9 @@ class Worker(tune.Trainable):
         values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
         config = read_settings(TrialConfig, values, f"trial {record.number}")
         folder = self._folder / str(record.number)
+        if not self._folder.parent.is_dir():
+            rule = "every node must see the study's folder"
+            raise ConfigError("--out", self._folder.parent, rule, "a folder on a shared file system")
         folder.mkdir(parents=True, exist_ok=True)
         interventions = self._bench.start(self._bench.place(config), config.seed)
         done: list[RungRecord] = []

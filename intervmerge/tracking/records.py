@@ -208,4 +208,5 @@ class StudyRecord:
         """What must stand beside every figure of this study."""
         counts = {c.total for c in self.references["validation"]["merged"].values()}
         label = f"{self.suite}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
-        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task. {self.note}".strip()
+        note = f" {self.note.rstrip('.')}." if self.note else ""
+        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task.{note}"

@@ -52,6 +52,9 @@ class Runs:
         self._on_front: dict[int, bool] = {}
         for run in self._find(f"tags.`{PARENT}` = '{self.parent}'"):
             number = int(run.data.tags[NUMBER])
+            if run.info.status == "RUNNING":  # a search was killed while it wrote this; it is written anew
+                self._client.delete_run(run.info.run_id)
+                continue
             self.children[number] = run.info.run_id
             self._on_front[number] = run.data.tags.get("on_front") == "true"
         history = self._client.get_metric_history(self.parent, "front_size")

@@ -16,6 +16,7 @@ def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
     """A trial as one row of the table."""
     placed = dict.fromkeys(("formula", "rank", "blocks", "token", "slice_width", "slice_start", "slice_shift"))
     placed |= {name: trial.intervention[name] for name in placed if name in trial.intervention}
+    placed |= {name: trial.training.get(name) for name in ("steps", "batch", "learning_rate")}
     if placed["blocks"] is not None:
         placed["blocks"] = " ".join(map(str, placed["blocks"]))
     return {
@@ -44,6 +45,8 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
         {
             "number": trial.number,
             "configuration": study.words(trial),
+            "learning_rate": trial.training["learning_rate"],
+            "steps": trial.training["steps"],
             "extra_params": trial.extra_params,
             "validation_accuracy": accuracy(trial.scores),
             "test_accuracy": accuracy(trial.test) if trial.test else None,
@@ -59,11 +62,12 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
 
     whole, number = pa.int64(), pa.float64()
     kinds: dict[str, pa.DataType] = {"on_front": pa.bool_(), "accuracy": number, "seconds": number}
-    wholes = ("number", "seed", "rank", "extra_params", "slice_width", "slice_start", "slice_shift")
+    kinds["learning_rate"] = number
+    wholes = ("number", "seed", "rank", "extra_params", "steps", "batch", "slice_width", "slice_start", "slice_shift")
     kinds |= dict.fromkeys(wholes, whole) | dict.fromkeys((f"accuracy/{task}" for task in study.tasks), number)
     names = ["number", "state", "base", "seed", "formula", "rank", "blocks", "token", "slice_width", "slice_start"]
-    names += ["slice_shift", "extra_params", "accuracy", *(f"accuracy/{task}" for task in study.tasks)]
-    names += ["measured_by", "seconds", "on_front", "error"]
+    names += ["slice_shift", "steps", "batch", "learning_rate", "extra_params", "accuracy"]
+    names += [*(f"accuracy/{task}" for task in study.tasks), "measured_by", "seconds", "on_front", "error"]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     fresh = path.with_suffix(".new")
     pq.write_table(pa.Table.from_pylist([row(study, trial) for trial in study.trials], schema=schema), fresh)
