@@ -131,7 +131,7 @@ def test_schema_names_every_key_of_the_shipped_spaces() -> None:
         ("batch: 8", "batch: 49", r"line 3, training\.batch: got 49"),
         ("rungs: [2]", "rungs: [0, 2]", r"line 3, training\.rungs: got \[0, 2\]"),
         ("steps: 4", "steps: {choices: [4, 8.5]}", r"line 3, training\.steps: got 8\.5"),
-        ("{choices: [all, mask]}", "last_1\n  token: patches", r"line 7, intervention\.blocks: got .last_1"),
+        ("{choices: [all, mask]}", "last_1\n  token: patches", r"line 7, intervention\.blocks: got last_1;"),
         ("{trials: 5}", "{max_extra_params: 5}", r"line 9, search\.max_extra_params: got 5"),
         ("{trials: 5}", "{seed: -1}", r"line 9, search\.seed: got -1"),
         ("steps: 4", "steps: 4, steps: 5", r"line 3, training\.steps: got the same key again"),
