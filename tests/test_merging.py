@@ -450,7 +450,7 @@ def test_a_task_vector_of_other_layers_is_refused_by_its_task(pretrained: State,
 @pytest.mark.parametrize(
     ("rule", "tasks", "lazy"), [("ties_mean", 8, False), ("dare_ties_sum", 20, False), ("ties_mean", 20, True)]
 )
-def test_merging_holds_the_merged_state_and_at_most_three_layers(
+def test_merging_holds_at_most_pretrained_merged_and_three_layers(
     rule: str, tasks: int, lazy: bool, tmp_path: Path
 ) -> None:
     benchmark = runpy.run_path(str(Path(__file__).parent / "benchmarks" / "merging_memory.py"))
