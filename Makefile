@@ -11,6 +11,7 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	-$(BIN)/python -m compileall -qq -j 0 .venv/lib > /dev/null  # as pip would, but on all cores
 	touch $@
 
 lint: .venv/installed

@@ -247,6 +247,12 @@ def studied(ray_here: None, odd_folder: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+def test_a_session_on_this_machine_listens_on_it_alone(ray_here: None) -> None:
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
 def command(space: Path, suite: Path, out: Path, *more: str) -> list[str]:
     return ["--space", str(space), "--suite", str(suite), "--out", str(out), "--workers", "2", *more]
 

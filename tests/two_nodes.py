@@ -14,6 +14,7 @@ from typing import Any
 from intervmerge.search.session import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
+os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of the process that ran this
 
 import ray
 from ray.cluster_utils import Cluster

@@ -20,6 +20,10 @@ ENVIRONMENT = {
 }
 """Read by Ray when it is imported, in the driver and in every worker; a value that the user has set stands."""
 
+LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For a session on this machine alone: Ray's servers then listen on 127.0.0.1, as they always do on those systems;
+elsewhere Ray takes 127.0.0.1 for a mistake and listens on every address."""
+
 
 @contextmanager
 def ray_session(address: str | None, workers: int) -> Iterator[None]:
@@ -29,7 +33,7 @@ def ray_session(address: str | None, workers: int) -> Iterator[None]:
         address: of a cluster; None starts Ray on this machine, on 127.0.0.1.
         workers: that must find room.
     """
-    for name, value in ENVIRONMENT.items():
+    for name, value in (ENVIRONMENT if address is not None else {**ENVIRONMENT, **LOCAL}).items():
         os.environ.setdefault(name, value)
     if address is not None and (os.environ.get("RAY_AUTH_TOKEN") or Path("~/.ray/auth_token").expanduser().is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself does so for local sessions only
