@@ -454,6 +454,8 @@ def test_ctrl_c_keeps_what_is_done_writes_a_front_and_the_same_command_goes_on(
     assert search(command(space, odd_folder, tmp_path / "study")) == 0
     record = load_study(tmp_path / "study").record
     assert [trial.state for trial in record.trials if trial.state != "duplicate"] == ["complete"] * 3
+    assert all([rung.steps for rung in trial.rungs] == [2, 400] for trial in record.complete)
+    assert not list((tmp_path / "study" / "trials").glob("*/unfinished*"))
     check_runs(tmp_path / "study")
 
 

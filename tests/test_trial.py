@@ -14,12 +14,13 @@ from torch import Tensor
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import batches, distill
 from intervmerge.trial.evaluate import mean_accuracy
 from intervmerge.trial.merged import merge
 from intervmerge.trial.moments import moments
-from intervmerge.trial.run import FILE, Bench, run_trial
+from intervmerge.trial.run import FILE, Bench, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep
 
 SHORT = TrainingConfig(steps=6, batch=8, rungs=(3,))
@@ -260,3 +261,23 @@ def test_nan_in_a_task_vector_is_refused_before_anything_is_merged(broken_folder
     save(path, tensors)
     with pytest.raises(CheckpointError, match=r"red\.safetensors: got 1 NaN or infinite values in ln_post\.bias"):
         merge(load_suite(broken_folder), "ties_sum")
+
+
+def test_a_stopped_trial_goes_on_after_its_last_rung_and_ends_as_it_would_have(bench: Bench, tmp_path: Path) -> None:
+    config = TrialConfig(training=TrainingConfig(steps=6, batch=8, rungs=(2, 4)))
+    whole = run_trial(config, bench)
+    stopped = rungs(bench, config, bench.start(bench.place(config), config.seed), tmp_path)
+    assert [next(stopped).steps, next(stopped).steps] == [2, 4]
+    interventions = bench.start(bench.place(config), config.seed)
+    assert [rung.steps for rung in rungs(bench, config, interventions, tmp_path)] == [6]
+    for name, tensor in whole.interventions.state_dict().items():
+        assert torch.equal(tensor, interventions.state_dict()[name])
+    assert not (tmp_path / unfinished.FILE).exists()
+
+
+def test_a_stopped_trial_is_not_taken_up_by_another(bench: Bench, tmp_path: Path) -> None:
+    config = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,)))
+    next(rungs(bench, config, bench.start(bench.place(config), 0), tmp_path))
+    other = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,), learning_rate=0.1))
+    found = rungs(bench, other, bench.start(bench.place(other), 0), tmp_path)
+    assert [rung.steps for rung in found] == [2, 4]

@@ -6,7 +6,6 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ class Journal:
                 continue
             record = Record.from_json(values)
             if record.state == "running":
-                left.append((optuna.Trial(self.study, frozen._trial_id), replace(record, rungs=())))
+                left.append((optuna.Trial(self.study, frozen._trial_id), record))
             else:
                 self._tell(frozen.number, record, select)
         return left

@@ -50,8 +50,20 @@ def prepare(engine: Engine, base: MergedBase, teachers: Mapping[str, Tensor]) ->
     )
 
 
+def adam(interventions: Interventions, training: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer of a trial; it works by element, so that tasks stay independent."""
+    return torch.optim.Adam(interventions.parameters(), lr=training.learning_rate)
+
+
 def distill(
-    engine: Engine, interventions: Interventions, lesson: Lesson, training: TrainingConfig, seed: int
+    engine: Engine,
+    interventions: Interventions,
+    lesson: Lesson,
+    training: TrainingConfig,
+    seed: int,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    done: int = 0,
 ) -> Iterator[int]:
     """Train `interventions` in place; yields the step count at every rung, and at the end.
 
@@ -64,10 +76,12 @@ def distill(
         lesson: what `prepare` gave.
         training: steps, batch, learning rate, rungs.
         seed: of the order of batches.
+        optimizer: `adam` of these interventions, perhaps with the state of the steps already done.
+        done: steps that were done before; training goes on after them as if it had never stopped.
     """
-    optimizer = torch.optim.Adam(interventions.parameters(), lr=training.learning_rate)
+    optimizer = optimizer or adam(interventions, training)
     order = batches(lesson.sizes, training.batch, training.steps, seed).to(lesson.targets.device)
-    for step, index in enumerate(order, start=1):
+    for step, index in enumerate(order[done:], start=done + 1):
         features = engine.features(interventions, lesson.entered[index])
         loss = (features - lesson.targets[index]).abs().mean(dim=(1, 2)).sum()
         optimizer.zero_grad(set_to_none=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from intervmerge.interventions import Interventions, Placement, extra_params, place
+from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.distill import Lesson, distill, prepare
+from intervmerge.trial.distill import Lesson, adam, distill, prepare
 from intervmerge.trial.evaluate import Score, mean_accuracy, mean_agreement, measure_student, teacher_features
 from intervmerge.trial.exact import ExactEngine
 from intervmerge.trial.merged import MergedBase
@@ -123,14 +124,39 @@ class Bench:
 
 
 def rungs(
-    bench: Bench, config: TrialConfig, interventions: Interventions, folder: Path | None = None
+    bench: Bench,
+    config: TrialConfig,
+    interventions: Interventions,
+    folder: Path | None = None,
+    *,
+    earlier: Sequence[float] = (),
 ) -> Iterator[Rung]:
-    """Train `interventions` in place; at each rung measure, save, and yield."""
-    began = time.perf_counter()
-    for steps in distill(bench.engine, interventions, bench.lesson, config.training, config.seed):
+    """Train `interventions` in place; at each rung measure, save, and yield.
+
+    A trial that was stopped goes on after the last rung that `folder` holds, and ends as it would have.
+
+    Args:
+        bench: the merged base.
+        config: what to train and how.
+        interventions: untrained.
+        folder: where interventions, and until the end what is needed to go on, are written at every rung.
+        earlier: seconds at the rungs before the stop, so that a trial's seconds count all its work.
+    """
+    optimizer = adam(interventions, config.training)
+    whose = f"{bench.base.fingerprint} {config} {list(interventions.state_by_task())}"
+    done = 0 if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
+    began = time.perf_counter() - (earlier[-1] if earlier and done else 0.0)
+    training = distill(
+        bench.engine, interventions, bench.lesson, config.training, config.seed, optimizer=optimizer, done=done
+    )
+    for steps in training:
         scores = bench.measure(interventions)
         if folder is not None:
             interventions.save(folder / FILE)
+            if steps < config.training.steps:
+                unfinished.put_aside(folder, whose, interventions, optimizer, steps)
+            else:
+                unfinished.finish(folder)
         yield Rung(steps, scores, time.perf_counter() - began)
 
 
