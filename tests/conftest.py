@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from odd_suite import write_odd_suite
 
+from intervmerge.search.session import ENVIRONMENT, LOCAL
 from intervmerge.suites.suite import Suite, load_suite
 
 torch.set_num_threads(2)
+os.environ.update({**ENVIRONMENT, **LOCAL})  # before any test imports Ray
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.search.interrupt import Interrupt
 from intervmerge.search.journal import JOURNAL, Journal, locked
 from intervmerge.search.sampling import SAMPLERS, Sampling
 from intervmerge.search.session import ray_session
@@ -499,3 +500,22 @@ def test_two_nodes_hold_one_copy_each_of_what_trials_share_and_search_together(
     assert not one & other
     assert found["states"].count("complete") == 4
     assert found["front"] >= 1
+
+
+def test_ctrl_c_that_a_destructor_swallows_is_found_at_the_next_check() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    with Interrupt() as interrupt:
+        interrupt.check()
+        swallows = Swallows()
+        sys.unraisablehook, before = (lambda _: None), sys.unraisablehook
+        try:
+            del swallows
+        finally:
+            sys.unraisablehook = before
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+        interrupt.check()

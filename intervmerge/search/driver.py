@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from intervmerge.errors import ConfigError
+from intervmerge.search.interrupt import Interrupt
 from intervmerge.search.object_store import share
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import GIVE_UP, OptunaSearcher
@@ -43,6 +44,7 @@ class Driver:
             gpu_share=self._gpus,
         )
         self._base = share(base)
+        self._interrupt = Interrupt()
         self._tensors: Any
 
     def run(self) -> None:
@@ -56,9 +58,11 @@ class Driver:
         missing = max(target - len(record.complete), left)
         self._watch.began(record, target)
         try:
-            if missing > 0:
-                self._train(missing, views)
-            self._test()
+            with self._interrupt:
+                if missing > 0:
+                    self._train(missing, views)
+                self._interrupt.check()
+                self._test()
         except KeyboardInterrupt:
             self._watch.phase("stopped: finished trials are kept, and the same command goes on")
             views.finish("KILLED")
@@ -89,7 +93,7 @@ class Driver:
             self._sampling,
             self._plan.select,
             self._sampling.space.search.max_extra_params,
-            lambda event, record: events[event](record),
+            lambda event, record: self._told(events[event], record),
         )
         trainable = tune.with_parameters(Worker, base=self._base, tensors=self._tensors, seat=self._seat)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -116,6 +120,10 @@ class Driver:
             self._watch.phase(drawn if self._sampling.grid() is None else listed)
         if any(trial.state == "running" for trial in self._study.record.trials):
             self._watch.phase("the time budget is spent: trials that ran begin again with the same command")
+
+    def _told(self, event: Callable[[Record], None], record: Record) -> None:
+        event(record)
+        self._interrupt.check()
 
     def _ended(self, record: Record, views: Views) -> None:
         views.ended()
