@@ -119,7 +119,7 @@ class Driver:
             drawn = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
             self._watch.phase(drawn if self._sampling.grid() is None else listed)
         if any(trial.state == "running" for trial in self._study.record.trials):
-            self._watch.phase("the time budget is spent: trials that ran begin again with the same command")
+            self._watch.phase("the time budget is spent: trials that ran go on with the same command")
 
     def _told(self, event: Callable[[Record], None], record: Record) -> None:
         event(record)

@@ -137,17 +137,13 @@ class Runs:
     def attach(self, study: StudyRecord, files: list[Path]) -> None:
         """The front as a table, and files, as artifacts of the parent run."""
         rows = front_rows(study)
-        columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {"number": []}
         # as log_table would write it, which appends to what is there
-        self._client.log_dict(self.parent, {"columns": list(columns), "data": _transposed(columns)}, "front.json")
+        table = {"columns": list(rows[0]) if rows else ["number"], "data": [list(row.values()) for row in rows]}
+        self._client.log_dict(self.parent, table, "front.json")
         tag = json.dumps([{"path": "front.json", "type": "table"}])
         self._client.set_tag(self.parent, "mlflow.loggedArtifacts", tag)
         for file in files:
             self._client.log_artifact(self.parent, str(file))
-
-
-def _transposed(columns: Mapping[str, list[Any]]) -> list[list[Any]]:
-    return [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 def metrics_of(trial: Record) -> dict[str, float]:
