@@ -1,18 +1,30 @@
 """Domination and hypervolume for accuracy (more is better) against extra parameters (fewer is better).
 
-Arrays in, arrays out; knows nothing of trials.
+Arrays in, arrays out; knows nothing of trials. A composed front lets each task choose its own configuration;
+`shrink` takes the luck out of the figures that it chooses by.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from intervmerge.errors import ConfigError
 
 CHEAPEST = 10**1.5
 """Extra parameters at which the hypervolume's axis begins, about 32."""
 
+TIE = 1e-12
+"""Accuracies no further apart are equal: the same figures, summed in another order, differ by rounding."""
+
 Point = tuple[float, float]
 """(accuracy, extra parameters)."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 def front(points: Sequence[Point]) -> list[int]:
@@ -21,15 +33,8 @@ def front(points: Sequence[Point]) -> list[int]:
     A point is dominated by one that is at least as accurate with at most as many parameters and better in one of the
     two. Of equal points the first stays. A point whose accuracy is NaN is never on the front.
     """
-    order = sorted(
-        (index for index, (accuracy, _) in enumerate(points) if not math.isnan(accuracy)),
-        key=lambda index: (points[index][1], -points[index][0], index),
-    )
-    kept: list[int] = []
-    for index in order:
-        if not kept or points[index][0] > points[kept[-1]][0]:
-            kept.append(index)
-    return kept
+    accuracy, extra_params = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return _undominated(accuracy, extra_params).tolist()
 
 
 def hypervolume(points: Sequence[Point], *, floor: float, ceiling: float, dearest: float) -> float:
@@ -52,3 +57,136 @@ def hypervolume(points: Sequence[Point], *, floor: float, ceiling: float, deares
         best, since = max(best, min(accuracy, ceiling)), at
     area += (best - floor) * (right - since)
     return area / ((right - left) * (ceiling - floor))
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedFront:
+    """The mixtures that no other mixture dominates, cheapest first; both axes grow strictly."""
+
+    accuracy: Floats
+    """[points], mean over tasks."""
+    extra_params: Integers
+    """[points], sum over tasks."""
+    choice: Integers
+    """[points, tasks], the row of the tables that each task takes."""
+
+
+def compose(accuracy: ArrayLike, extra_params: ArrayLike) -> ComposedFront:
+    """The exact front over all mixtures in which each task chooses one of K rows, K^T of T tasks.
+
+    A mixture has the mean of its chosen accuracies and the sum of its chosen counts. "No intervention" is a choice
+    where the caller passes it as a row: the base's accuracies, with 0 parameters. Of equal mixtures that one stays
+    which has the lowest row in the first task, then in the second, and so on. Time grows with the points of the front:
+    many distinct sums of accuracies, and of parameters, make many points.
+
+    Args:
+        accuracy: [configurations, tasks], 0..1; a task cannot choose a row where it has NaN.
+        extra_params: [configurations, tasks], whole numbers.
+
+    Raises:
+        ConfigError: tables of other or unequal shapes, counts that are not integers, a task without any figure.
+
+    Source: per-task fronts, then pairwise sums with pruning: a mixture with a dominated part is itself dominated.
+    """
+    accuracies, counts = _checked(accuracy, extra_params)
+    sums, totals = np.zeros(1), np.zeros(1, dtype=np.int64)
+    levels: list[tuple[Integers, Integers]] = []
+    for task in reversed(range(accuracies.shape[1])):  # the first task comes last, so its lowest row wins ties
+        rows = np.sort(_undominated(accuracies[:, task], counts[:, task]))
+        all_sums = np.add.outer(accuracies[rows, task], sums).ravel()
+        all_totals = np.add.outer(counts[rows, task], totals).ravel()
+        kept = _undominated(all_sums, all_totals)
+        levels.append((rows[kept // sums.size], kept % sums.size))
+        sums, totals = all_sums[kept], all_totals[kept]
+    return ComposedFront(sums / len(levels), totals, _choices(levels))
+
+
+def _checked(accuracy: ArrayLike, extra_params: ArrayLike) -> tuple[Floats, Integers]:
+    """Both tables as arrays, or a ConfigError."""
+    accuracies, counts = np.asarray(accuracy, dtype=np.float64), np.asarray(extra_params)
+    if accuracies.ndim != 2 or accuracies.shape != counts.shape or not accuracies.shape[1]:
+        shapes = f"shapes {accuracies.shape} and {counts.shape}"
+        raise ConfigError("compose", shapes, "both tables have one shape", "[configurations, tasks], 1 task or more")
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise ConfigError("extra_params", counts.dtype, "parameters are counted", "an array of integers")
+    for task in np.flatnonzero(np.isnan(accuracies).all(axis=0)):
+        rule = "every task needs a row to choose"
+        raise ConfigError(f"accuracy[:, {task}]", "NaN in every row", rule, 'a row of "no intervention" with 0 params')
+    return accuracies, counts.astype(np.int64)
+
+
+def _undominated(accuracy: Floats, cost: NDArray[np.int64] | Floats) -> Integers:
+    """`front` of two arrays of one length; accuracies within TIE are equal."""
+    known = np.flatnonzero(~np.isnan(accuracy))
+    order = known[np.argsort(cost[known], kind="stable")]  # stable: merges the sorted runs of a pairwise sum quickly
+    best = np.maximum.accumulate(np.append(-np.inf, accuracy[order]))
+    rising = order[accuracy[order] > best[:-1] + TIE]
+    return rising[np.diff(cost[rising], append=np.inf) > 0]  # of one cost, the last is the most accurate
+
+
+def _choices(levels: Sequence[tuple[Integers, Integers]]) -> Integers:
+    """[points, tasks]: rows traced back from the last level; a level holds its row and its point of the level below."""
+    points, columns = np.arange(levels[-1][0].size), []
+    for rows, below in reversed(levels):
+        columns.append(rows[points])
+        points = below[points]
+    return np.stack(columns, axis=1)
+
+
+def shrink(accuracy: ArrayLike, images: ArrayLike) -> Floats:
+    """Accuracies drawn towards configuration effect + task effect, the more the noisier: fit + w (accuracy - fit).
+
+    A maximum over noisy figures is optimistic; over these it is less so. The model is
+    accuracy = configuration effect + task effect + interaction + binomial noise of variance p (1 - p) / images, and
+    w = V / (V + noise), V the one variance of all interactions: mean squared residual less mean noise, at least 0.
+    p is the fit's, for by the measured figure a lucky 100 % would be free of noise. No result leaves 0..1.
+
+    Args:
+        accuracy: [configurations, tasks], 0..1; NaN is missing and stays NaN. Leave out the row of "no intervention":
+            nobody chose it for its luck, and its distance from all others is no interaction of theirs.
+        images: that each figure was measured on: one number, [tasks], or [configurations, tasks].
+
+    Raises:
+        ConfigError: accuracy is no table, or images is not positive or of another shape.
+
+    Source: empirical Bayes of a two-way layout, its variances by moments.
+    """
+    table = np.asarray(accuracy, dtype=np.float64)
+    counts = _images(images, table.shape)
+    fit, freedom = _additive(table)
+    residual = table - fit
+    p = np.clip(fit, 0, 1)
+    noise = p * (1 - p) / counts
+    known = ~np.isnan(table)
+    interaction = max(float((residual[known] ** 2).sum() / freedom - noise[known].mean()), 0.0) if freedom else 0.0
+    luck = np.divide(noise, interaction + noise, out=np.zeros_like(noise), where=noise > 0)
+    return table - luck * residual
+
+
+def _images(images: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    """A positive number for each cell of the table, or a ConfigError."""
+    counts = np.asarray(images, dtype=np.float64)
+    if len(shape) != 2:
+        raise ConfigError("shrink", f"accuracy of shape {shape}", "it is a table", "[configurations, tasks]")
+    if counts.ndim > 2 or any(size not in (1, fixed) for size, fixed in zip(counts.shape[::-1], shape[::-1])):
+        allowed = "one number, [tasks] or [configurations, tasks]"
+        raise ConfigError("images", f"shape {counts.shape}", f"it must fit accuracy, {shape}", allowed)
+    if not (counts > 0).all():
+        raise ConfigError("images", counts.min(), "an accuracy is measured on images", "numbers above 0")
+    return np.broadcast_to(counts, shape)
+
+
+def _additive(table: Floats) -> tuple[Floats, int]:
+    """Least squares fit of row effect + column effect, [rows, columns], and the residuals' degrees of freedom.
+
+    The normal equations with the row effects eliminated, which leaves one equation a column however many rows; without
+    NaN they give row mean + column mean - mean, and (rows - 1) (columns - 1).
+    """
+    known = ~np.isnan(table)
+    values = np.where(known, table, 0)
+    weights = known / np.maximum(known.sum(axis=1, keepdims=True), 1)  # of a row's mean
+    means = (weights * values).sum(axis=1)
+    normal = np.diag(known.sum(axis=0)) - known.T @ weights
+    columns, _, rank, _ = np.linalg.lstsq(normal, values.sum(axis=0) - known.T @ means, rcond=1e-10)
+    rows = means - weights @ columns
+    return np.add.outer(rows, columns), int(known.sum() - known.any(axis=1).sum() - rank)

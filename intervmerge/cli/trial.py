@@ -10,7 +10,7 @@ from intervmerge.cli.arguments import add_base_arguments, choose_base, open_suit
 
 if TYPE_CHECKING:
     from intervmerge.trial.config import TrialConfig
-    from intervmerge.trial.run import Rung
+    from intervmerge.trial.evaluate import Rung
 
 SLICE_FLAGS = ("slice_width", "slice_start", "slice_shift")
 INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start")

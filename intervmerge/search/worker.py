@@ -100,10 +100,8 @@ class Worker(tune.Trainable):
             raise ConfigError("--out", self._folder.parent, rule, "a folder on a shared file system")
         folder.mkdir(parents=True, exist_ok=True)
         interventions = self._bench.start(self._bench.place(config), config.seed)
-        earlier = [rung.seconds for rung in record.rungs]
-        done = list(record.rungs)
-        for rung in rungs(self._bench, config, interventions, folder, earlier=earlier):
-            done = [known for known in done if known.steps < rung.steps]
+        done: list[RungRecord] = []
+        for rung in rungs(self._bench, config, interventions, folder):
             done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores)))
             yield replace(
                 record,

@@ -50,6 +50,26 @@ def mean_agreement(scores: Mapping[str, Score]) -> float:
     return fmean(score.agreement for score in scores.values())
 
 
+@dataclass(frozen=True)
+class Rung:
+    """A trial measured on `validation` after so many steps."""
+
+    steps: int
+    scores: Mapping[str, Score]
+    seconds: float
+    """Since the trial began; training and measuring."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over tasks, 0..1."""
+        return mean_accuracy(self.scores)
+
+    @property
+    def agreement(self) -> float:
+        """Share of images classified as the teachers do, mean over tasks, 0..1."""
+        return mean_agreement(self.scores)
+
+
 def teacher_features(suite: Suite, split: str, store: Store, device: torch.device) -> dict[str, Tensor]:
     """Features of each task's fine-tuned model on its own images: task to [images, features], fp32, on `device`."""
 

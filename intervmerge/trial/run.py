@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,33 +13,13 @@ from intervmerge.interventions import Interventions, Placement, extra_params, pl
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill, prepare
-from intervmerge.trial.evaluate import Score, mean_accuracy, mean_agreement, measure_student, teacher_features
+from intervmerge.trial.evaluate import Rung, Score, measure_student, teacher_features
 from intervmerge.trial.exact import ExactEngine
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.moments import Moments, moments
 
 FILE = "interventions.safetensors"
 """Name of a trial's file in its folder; written whole at every rung."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A trial measured on `validation` after so many steps."""
-
-    steps: int
-    scores: Mapping[str, Score]
-    seconds: float
-    """Since the trial began; training and measuring."""
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over tasks, 0..1."""
-        return mean_accuracy(self.scores)
-
-    @property
-    def agreement(self) -> float:
-        """Share of images classified as the teachers do, mean over tasks, 0..1."""
-        return mean_agreement(self.scores)
 
 
 @dataclass(frozen=True)
@@ -128,36 +108,35 @@ def rungs(
     config: TrialConfig,
     interventions: Interventions,
     folder: Path | None = None,
-    *,
-    earlier: Sequence[float] = (),
 ) -> Iterator[Rung]:
     """Train `interventions` in place; at each rung measure, save, and yield.
 
-    A trial that was stopped goes on after the last rung that `folder` holds, and ends as it would have.
+    A trial that was stopped yields the rungs that `folder` holds, goes on after the last, and ends as it would have.
 
     Args:
         bench: the merged base.
         config: what to train and how.
         interventions: untrained.
         folder: where interventions, and until the end what is needed to go on, are written at every rung.
-        earlier: seconds at the rungs before the stop, so that a trial's seconds count all its work.
     """
     optimizer = adam(interventions, config.training)
     whose = f"{bench.base.fingerprint} {config} {list(interventions.state_by_task())}"
-    done = 0 if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
-    began = time.perf_counter() - (earlier[-1] if earlier and done else 0.0)
+    measured = [] if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
+    yield from measured
+    done, before = (measured[-1].steps, measured[-1].seconds) if measured else (0, 0.0)
+    began = time.perf_counter() - before
     training = distill(
         bench.engine, interventions, bench.lesson, config.training, config.seed, optimizer=optimizer, done=done
     )
     for steps in training:
-        scores = bench.measure(interventions)
+        measured = [*measured, Rung(steps, bench.measure(interventions), time.perf_counter() - began)]
         if folder is not None:
             interventions.save(folder / FILE)
             if steps < config.training.steps:
-                unfinished.put_aside(folder, whose, interventions, optimizer, steps)
+                unfinished.put_aside(folder, whose, interventions, optimizer, measured)
             else:
                 unfinished.finish(folder)
-        yield Rung(steps, scores, time.perf_counter() - began)
+        yield measured[-1]
 
 
 def run_trial(
