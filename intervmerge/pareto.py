@@ -34,7 +34,7 @@ def front(points: Sequence[Point]) -> list[int]:
     two. Of equal points the first stays. A point whose accuracy is NaN is never on the front.
     """
     accuracy, extra_params = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    return _undominated(accuracy, extra_params).tolist()
+    return [int(index) for index in _undominated(accuracy, extra_params)]
 
 
 def hypervolume(points: Sequence[Point], *, floor: float, ceiling: float, dearest: float) -> float:
@@ -84,7 +84,7 @@ def compose(accuracy: ArrayLike, extra_params: ArrayLike) -> ComposedFront:
         extra_params: [configurations, tasks], whole numbers.
 
     Raises:
-        ConfigError: tables of other or unequal shapes, counts that are not integers, a task without any figure.
+        ConfigError: tables of unequal shape, counts that are no integers or negative, a task without any figure.
 
     Source: per-task fronts, then pairwise sums with pruning: a mixture with a dominated part is itself dominated.
     """
@@ -95,7 +95,8 @@ def compose(accuracy: ArrayLike, extra_params: ArrayLike) -> ComposedFront:
         rows = np.sort(_undominated(accuracies[:, task], counts[:, task]))
         all_sums = np.add.outer(accuracies[rows, task], sums).ravel()
         all_totals = np.add.outer(counts[rows, task], totals).ravel()
-        kept = _undominated(all_sums, all_totals)
+        hopeful = _hopeful(all_sums, all_totals)
+        kept = hopeful[_undominated(all_sums[hopeful], all_totals[hopeful])]
         levels.append((rows[kept // sums.size], kept % sums.size))
         sums, totals = all_sums[kept], all_totals[kept]
     return ComposedFront(sums / len(levels), totals, _choices(levels))
@@ -107,12 +108,25 @@ def _checked(accuracy: ArrayLike, extra_params: ArrayLike) -> tuple[Floats, Inte
     if accuracies.ndim != 2 or accuracies.shape != counts.shape or not accuracies.shape[1]:
         shapes = f"shapes {accuracies.shape} and {counts.shape}"
         raise ConfigError("compose", shapes, "both tables have one shape", "[configurations, tasks], 1 task or more")
-    if not np.issubdtype(counts.dtype, np.integer):
-        raise ConfigError("extra_params", counts.dtype, "parameters are counted", "an array of integers")
+    if not np.issubdtype(counts.dtype, np.integer) or (counts < 0).any():
+        got = f"{counts.dtype}, least {counts.min(initial=0)}"
+        raise ConfigError("extra_params", got, "parameters are counted", "an array of integers, 0 or more")
     for task in np.flatnonzero(np.isnan(accuracies).all(axis=0)):
         rule = "every task needs a row to choose"
         raise ConfigError(f"accuracy[:, {task}]", "NaN in every row", rule, 'a row of "no intervention" with 0 params')
     return accuracies, counts.astype(np.int64)
+
+
+def _hopeful(accuracy: Floats, cost: Integers) -> Integers:
+    """Indices, ascending, of all undominated points and few others: what a look at buckets of costs cannot rule out.
+
+    Sorting is what a pairwise sum costs; this leaves a few hundredths of it to sort.
+    """
+    bucket = cost >> max(int(cost.max()).bit_length() - 14, 0)
+    best = np.full(int(bucket.max()) + 1, -np.inf)
+    np.maximum.at(best, bucket, accuracy)
+    cheaper = np.append(-np.inf, np.maximum.accumulate(best))  # up to the bucket before
+    return np.flatnonzero(accuracy > cheaper[bucket])
 
 
 def _undominated(accuracy: Floats, cost: NDArray[np.int64] | Floats) -> Integers:
@@ -121,7 +135,9 @@ def _undominated(accuracy: Floats, cost: NDArray[np.int64] | Floats) -> Integers
     order = known[np.argsort(cost[known], kind="stable")]  # stable: merges the sorted runs of a pairwise sum quickly
     best = np.maximum.accumulate(np.append(-np.inf, accuracy[order]))
     rising = order[accuracy[order] > best[:-1] + TIE]
-    return rising[np.diff(cost[rising], append=np.inf) > 0]  # of one cost, the last is the most accurate
+    costs = np.append(cost[rising], np.nan)
+    kept: Integers = rising[costs[:-1] != costs[1:]]  # of one cost, the last is the most accurate
+    return kept
 
 
 def _choices(levels: Sequence[tuple[Integers, Integers]]) -> Integers:
@@ -165,15 +181,16 @@ def shrink(accuracy: ArrayLike, images: ArrayLike) -> Floats:
 
 def _images(images: ArrayLike, shape: tuple[int, ...]) -> Floats:
     """A positive number for each cell of the table, or a ConfigError."""
-    counts = np.asarray(images, dtype=np.float64)
     if len(shape) != 2:
         raise ConfigError("shrink", f"accuracy of shape {shape}", "it is a table", "[configurations, tasks]")
-    if counts.ndim > 2 or any(size not in (1, fixed) for size, fixed in zip(counts.shape[::-1], shape[::-1])):
-        allowed = "one number, [tasks] or [configurations, tasks]"
-        raise ConfigError("images", f"shape {counts.shape}", f"it must fit accuracy, {shape}", allowed)
+    counts = np.asarray(images, dtype=np.float64)
     if not (counts > 0).all():
-        raise ConfigError("images", counts.min(), "an accuracy is measured on images", "numbers above 0")
-    return np.broadcast_to(counts, shape)
+        raise ConfigError("images", f"{counts.min():g}", "an accuracy is measured on images", "numbers above 0")
+    try:
+        return np.broadcast_to(counts, shape)
+    except ValueError as error:
+        allowed = "one number, [tasks] or [configurations, tasks]"
+        raise ConfigError("images", f"shape {counts.shape}", f"it fits accuracy, {shape}", allowed) from error
 
 
 def _additive(table: Floats) -> tuple[Floats, int]:
