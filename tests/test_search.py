@@ -502,20 +502,19 @@ def test_two_nodes_hold_one_copy_each_of_what_trials_share_and_search_together(
     assert found["front"] >= 1
 
 
-def test_ctrl_c_that_a_destructor_swallows_is_found_at_the_next_check() -> None:
-    class Swallows:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
+def test_ctrl_c_waits_for_the_next_check_and_a_second_one_does_not_wait() -> None:
+    """What is raised inside a destructor is dropped by Python, with a traceback on the screen."""
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
 
     with Interrupt() as interrupt:
         interrupt.check()
-        swallows = Swallows()
-        sys.unraisablehook, before = (lambda _: None), sys.unraisablehook
-        try:
-            del swallows
-        finally:
-            sys.unraisablehook = before
+        press()
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
+        with pytest.raises(KeyboardInterrupt):
+            press()
+    with Interrupt() as interrupt:
         interrupt.check()

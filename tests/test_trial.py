@@ -15,9 +15,12 @@ from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
+from intervmerge.trial.batches import Batch, batches, sizes
+from intervmerge.trial.caches import NO_CACHES
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.distill import batches, distill
+from intervmerge.trial.distill import distill
 from intervmerge.trial.evaluate import mean_accuracy
+from intervmerge.trial.exact import features
 from intervmerge.trial.merged import merge
 from intervmerge.trial.moments import moments
 from intervmerge.trial.run import FILE, Bench, run_trial, rungs
@@ -31,6 +34,11 @@ def bench(odd: Suite) -> Bench:
     return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
 
 
+def uncached(bench: Bench) -> Bench:
+    """The same base without caches."""
+    return Bench(bench.base, "cpu", plan=NO_CACHES)
+
+
 def started(bench: Bench, **config: object) -> Interventions:
     """Interventions whose Δ is far from zero."""
     placement = bench.place(TrialConfig(intervention=InterventionConfig(**config)))
@@ -42,9 +50,16 @@ def started(bench: Bench, **config: object) -> Interventions:
     return interventions
 
 
-def some_images(suite: Suite, count: int = 6) -> Tensor:
-    """uint8 [tasks, images, 3, size, size]"""
-    return torch.stack([task.splits["test"].pixels[:count] for task in suite.tasks])
+def some_images(suite: Suite, split: str = "adapt", count: int = 6) -> Batch:
+    """The first images of every task."""
+    starts = torch.tensor([0, *sizes(suite, split).values()][:-1]).cumsum(0)
+    return Batch(split, starts[:, None] + torch.arange(count))
+
+
+def pixels_of(suite: Suite, batch: Batch) -> list[Tensor]:
+    """uint8 [images, 3, size, size] of every row."""
+    every = torch.cat([task.splits[batch.split].pixels for task in suite.tasks])
+    return [every[row] for row in batch.index]
 
 
 # ---- bases
@@ -82,10 +97,10 @@ def test_a_teacher_alone_classifies_the_odd_suite_without_mistake(odd: Suite) ->
 @pytest.mark.parametrize("token", TOKENS)
 def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token: str) -> None:
     """Two routes: ours, and a hook at `ls_1`, task by task, on the tower as open_clip runs it."""
-    suite, tower = bench.base.suite, bench.engine.encoder.tower
+    suite, tower = bench.base.suite, bench.encoder.tower
     interventions = started(bench, formula="loreft", rank=3, token=token, slice_width="1/2", slice_shift=7)
-    pixels = some_images(suite)
-    ours = bench.engine.features(interventions, bench.engine.enter(pixels))
+    batch = some_images(suite)
+    ours = features(bench.exact, interventions, batch)
     for row in range(len(suite.tasks)):
         handles = []
         for block in interventions.blocks:
@@ -95,7 +110,7 @@ def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token:
                 return z.index_add(1, torch.tensor(index), interventions(block, z[None, :, index], [row])[0])
 
             handles.append(tower.transformer.resblocks[block].ls_1.register_forward_hook(edit))
-        theirs = tower(suite.normalise(pixels[row]))
+        theirs = tower(suite.normalise(pixels_of(suite, batch)[row]))
         for handle in handles:
             handle.remove()
         torch.testing.assert_close(ours[row], theirs, atol=1e-5, rtol=1e-4)
@@ -103,25 +118,24 @@ def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token:
 
 def test_all_tasks_in_one_forward_equal_task_by_task(bench: Bench) -> None:
     interventions = started(bench, rank=2, token="all")
-    entered = bench.engine.enter(some_images(bench.base.suite))
-    together = bench.engine.features(interventions, entered)
-    for row in range(len(entered)):
-        alone = bench.engine.features(interventions, entered[[row]], [row])
+    batch = some_images(bench.base.suite)
+    together = features(bench.exact, interventions, batch)
+    for row in range(len(together)):
+        alone = features(bench.exact, interventions, Batch(batch.split, batch.index[[row]]), [row])
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-4)
 
 
 def test_interventions_at_their_identity_start_leave_the_base_as_it_is(bench: Bench) -> None:
     placement = bench.place(TrialConfig(intervention=InterventionConfig(rank=2, token="all")))
-    entered = bench.engine.enter(some_images(bench.base.suite))
-    features = bench.engine.features(bench.start(placement, seed=0), entered)
-    assert torch.equal(features, bench.engine.features(None, entered))
+    batch = some_images(bench.base.suite)
+    found = features(bench.exact, bench.start(placement, seed=0), batch)
+    assert torch.equal(found, features(uncached(bench).exact, None, batch))
 
 
 def test_frozen_weights_get_no_gradients_and_blocks_before_the_first_keep_no_graph(bench: Bench) -> None:
     interventions = started(bench, blocks=(3,))
-    features = bench.engine.features(interventions, bench.engine.enter(some_images(bench.base.suite)))
-    features.sum().backward()
-    assert all(parameter.grad is None for parameter in bench.engine.encoder.parameters())
+    features(bench.exact, interventions, some_images(bench.base.suite)).sum().backward()
+    assert all(parameter.grad is None for parameter in bench.encoder.parameters())
     assert all(parameter.grad is not None for parameter in interventions.parameters())
 
 
@@ -204,8 +218,8 @@ def test_a_trial_is_measured_and_saved_at_every_rung(bench: Bench, tmp_path: Pat
 def test_a_stopped_trial_is_a_loop_that_is_not_continued(bench: Bench) -> None:
     placement = bench.place(TrialConfig())
     stopped, whole = (bench.start(placement, seed=0) for _ in range(2))
-    next(iter(distill(bench.engine, stopped, bench.lesson, SHORT, seed=0)))
-    assert list(distill(bench.engine, whole, bench.lesson, replace(SHORT, steps=3), seed=0)) == [3]
+    next(iter(distill(bench.exact, stopped, bench.lesson, SHORT, seed=0)))
+    assert list(distill(bench.exact, whole, bench.lesson, replace(SHORT, steps=3), seed=0)) == [3]
     assert all(torch.equal(a, b) for a, b in zip(stopped.parameters(), whole.parameters(), strict=True))
 
 
@@ -222,11 +236,11 @@ def test_moments_are_those_of_the_points_that_hooks_collect(bench: Bench) -> Non
     suite, placement = bench.base.suite, bench.place(TrialConfig(intervention=InterventionConfig(token="patches")))
     task = suite.tasks[1]
     points: list[Tensor] = []
-    module = bench.engine.encoder.tower.transformer.resblocks[2].ls_1
+    module = bench.encoder.tower.transformer.resblocks[2].ls_1
     handle = module.register_forward_hook(lambda m, i, z: points.append(z[:, 1:].flatten(0, 1)))
-    bench.engine.encoder.tower(suite.normalise(task.splits["adapt"].pixels))
+    bench.encoder.tower(suite.normalise(task.splits["adapt"].pixels))
     handle.remove()
-    mean, covariance = moments(bench.engine, suite, placement)[task.name, 2]
+    mean, covariance = moments(bench.exact, bench.lesson, placement)[task.name, 2]
     torch.testing.assert_close(mean, points[0].mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(covariance, torch.cov(points[0].T, correction=0), atol=1e-5, rtol=1e-3)
 

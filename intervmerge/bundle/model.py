@@ -20,7 +20,8 @@ from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
 from intervmerge.tracking.records import Counts, accuracy
-from intervmerge.trial.exact import find_device, run_with
+from intervmerge.trial.exact import edit_of
+from intervmerge.trial.machine import find_device
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 VERSION = 1
@@ -137,10 +138,11 @@ class Bundle:
         with torch.no_grad():
             for first in range(0, len(images), CHUNK):
                 pixels = images[first : first + CHUNK].to(device)
-                entered = self.encoder.embed(self.file.normalization(pixels)).unsqueeze(axis)
+                entered = self.encoder.embed(self.file.normalization(pixels))
+                lead = (1, len(pixels)) if axis == 0 else (len(pixels), 1)
                 own = rows if axis == 0 else rows[first : first + CHUNK]
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    found.append(run_with(self.encoder, self.interventions, entered, own).float().flatten(0, 1))
+                    found.append(self.encoder.run(entered, edit_of(self.interventions, lead, own)).float())
         return torch.cat(found)
 
     def _check(self, images: Tensor, task: str | Sequence[str]) -> None:

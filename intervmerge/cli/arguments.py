@@ -33,6 +33,15 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; results are bit-equal only for an equal number")
 
 
+def add_limits(parser: argparse._ActionsContainer) -> None:
+    """--cache-gib and --step-gib."""
+    rest = "default a quarter of the memory"
+    parser.add_argument(
+        "--cache-gib", type=float, metavar="GIB", help=f"for caches of the merged base ({rest}; 0: none)"
+    )
+    parser.add_argument("--step-gib", type=float, metavar="GIB", help=f"for the activations of a step ({rest})")
+
+
 def open_suite(chosen: argparse.Namespace) -> Suite:
     """The suite of the flags; also sets the number of threads."""
     import torch

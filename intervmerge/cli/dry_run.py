@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from intervmerge.search.plan import Prepared
-    from intervmerge.search.sampling import Drawn
-    from intervmerge.trial.distill import Lesson
-    from intervmerge.trial.run import Bench
-
-DRAWS = 2000
-"""Random draws by which a space too large to list is described."""
+from intervmerge.search.plan import Prepared, choose_base
+from intervmerge.search.sampling import DRAWS, Drawn
+from intervmerge.search.watch import Silence
+from intervmerge.suites.images import Split
+from intervmerge.suites.suite import Suite
+from intervmerge.trial.caches import FEWEST, plan_caches
+from intervmerge.trial.distill import distill
+from intervmerge.trial.machine import Machine
+from intervmerge.trial.run import Bench
 
 
 def print_plan(prepared: Prepared) -> None:
@@ -27,7 +28,7 @@ def print_plan(prepared: Prepared) -> None:
         *_size(prepared),
         f"extra parameters: {low:,} to {high:,} for {sampling.num_tasks} tasks",
         f"asked first: {len(sampling.priors())} configurations of the paper",
-        _cost(prepared),
+        *_cost(prepared),
     ]
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
@@ -51,60 +52,62 @@ def _size(prepared: Prepared) -> list[str]:
     return lines
 
 
-def _cost(prepared: Prepared) -> str:
-    """Expected seconds of a trial from one timed step and one timed measurement, with the threads of one worker."""
-    import torch
+def _cost(prepared: Prepared) -> list[str]:
+    """Expected seconds of trials, from one of each engine timed on a few images with the threads of one worker."""
+    from intervmerge.search.worker import cores  # imports Ray, which is slow
 
-    from intervmerge.search.plan import choose_base
-    from intervmerge.search.watch import Silence
-    from intervmerge.search.worker import cores
-    from intervmerge.suites.suite import CHUNK
-    from intervmerge.trial.distill import distill
-    from intervmerge.trial.run import Bench
-
-    drawn: Drawn = next(d for d in prepared.sampling.sample(DRAWS) if d is not None)
-    training = drawn.trial.training
+    sampling = prepared.sampling
+    drawn = [d for d in sampling.sample(DRAWS) if d is not None]
     gpus = torch.cuda.device_count() if prepared.device.startswith("cuda") else 0
     workers = prepared.plan.workers or (gpus * prepared.plan.workers_per_gpu) or cores()
     torch.set_num_threads(max(1, cores() // workers))
-    bench = Bench(choose_base(prepared, Silence()), prepared.device)
-    interventions = bench.start(bench.place(drawn.trial), drawn.trial.seed)
-    few = replace(training, steps=3, rungs=(1, 2))
-    ticks = [now(bench) for _ in distill(bench.engine, interventions, _any_lesson(bench, training.batch), few, 0)]
-    step = ticks[-1] - ticks[-2]
-    pixels = prepared.suite.tasks[0].splits["validation"].pixels[:CHUNK]
+    machine = Machine(device=prepared.device, cache_gib=prepared.plan.cache_gib, step_gib=prepared.plan.step_gib)
+    whole = plan_caches(prepared.suite, machine.cache_bytes, stream=sampling.holds_streams())
+    base = choose_base(prepared, Silence())
+    few = max(FEWEST, *sampling.batch_sizes())
+    bench = Bench(replace(base, suite=fewer(base.suite, few)), machine, plan=replace(whole, adapt=None))
+    kinds: dict[str, list[Drawn]] = {}
+    for each in drawn:
+        kinds.setdefault(bench.engine(each.trial.training, bench.place(each.trial)).name, []).append(each)
+    lines, mean = [whole.words(prepared.suite)], 0.0
+    for name, these in kinds.items():
+        step, image = _timed(bench, these[0])
+        training = these[0].trial.training
+        images = sum(len(task.splits["validation"]) for task in prepared.suite.tasks)
+        trial = training.steps * step + len(training.measured_steps) * images * image
+        mean += trial * len(these) / len(drawn)
+        lines.append(
+            f"{name} engine, {100 * len(these) / len(drawn):.0f} % of the space: a step takes about {step:.2f} s, "
+            f"a trial of {training.steps} steps with {len(training.measured_steps)} measurements about {trial:.0f} s"
+        )
+    trials = sampling.space.search.trials
+    return [*lines, f"{trials} trials on {workers} workers: about {trials * mean / workers / 60:.0f} minutes"]
+
+
+def fewer(suite: Suite, images: int) -> Suite:
+    """The same suite with so many images in every split, at most."""
+
+    def cut(split: Split) -> Split:
+        return Split(split.pixels[:images], None if split.labels is None else split.labels[:images])
+
+    tasks = (replace(t, splits={name: cut(split) for name, split in t.splits.items()}) for t in suite.tasks)
+    return replace(suite, tasks=tuple(tasks))
+
+
+def _timed(bench: Bench, drawn: Drawn) -> tuple[float, float]:
+    """Seconds of a step, and of measuring an image."""
+    placement = bench.place(drawn.trial)
+    engine = bench.engine(drawn.trial.training, placement)
+    interventions = bench.start(placement, drawn.trial.seed, engine)
+    few = replace(drawn.trial.training, steps=3, rungs=(1, 2))
+    ticks = [now(bench) for _ in distill(engine, interventions, bench.lesson, few, 0)]
     began = now(bench)
-    with torch.no_grad():
-        bench.engine.features(interventions, bench.engine.enter(pixels[None]), [0])
-    image = (now(bench) - began) / len(pixels)
-    images = sum(len(task.splits["validation"]) for task in prepared.suite.tasks)
-    trial = training.steps * step + len(training.measured_steps) * images * image
-    trials = prepared.sampling.space.search.trials
-    total = trials * trial / workers
-    return (
-        f"a step takes about {step:.2f} s, a trial of {training.steps} steps with {len(training.measured_steps)} "
-        f"measurements about {trial:.0f} s; {trials} trials on {workers} workers about {total / 60:.0f} minutes"
-    )
-
-
-def _any_lesson(bench: Bench, batch: int) -> Lesson:
-    """A lesson of the right shapes whose targets are zeros: enough to time a step, without the teachers' forward."""
-    import torch
-
-    from intervmerge.trial.distill import Lesson
-
-    suite, shape = bench.base.suite, bench.base.suite.architecture
-    sizes = {task.name: len(task.splits["adapt"]) for task in suite.tasks}
-    few = {name: min(size, max(64, batch)) for name, size in sizes.items()}
-    entered = [bench.engine.enter(task.splits["adapt"].pixels[None, : few[task.name]])[0] for task in suite.tasks]
-    targets = torch.zeros(sum(few.values()), shape.features, device=bench.engine.device)
-    return Lesson(torch.cat(entered), targets, few)
+    scores = bench.measure(interventions, engine=engine)
+    return ticks[-1] - ticks[-2], (now(bench) - began) / sum(score.total for score in scores.values())
 
 
 def now(bench: Bench) -> float:
     """Seconds, when the device has done what it was given."""
-    import torch
-
-    if bench.engine.device.type == "cuda":
-        torch.cuda.synchronize(bench.engine.device)
+    if bench.device.type == "cuda":
+        torch.cuda.synchronize(bench.device)
     return time.perf_counter()

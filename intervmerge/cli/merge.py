@@ -26,10 +26,11 @@ def run(chosen: argparse.Namespace) -> int:
 
     from intervmerge.cli.tables import print_scores
     from intervmerge.suites.checkpoints import write_state
+    from intervmerge.trial.caches import NO_CACHES
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench
 
-    bench = Bench(base, chosen.device)
+    bench = Bench(base, chosen.device, plan=NO_CACHES)
     columns = {**references(bench, chosen.split), "merged": bench.measure(None, chosen.split)}
     print_scores(f"{suite.name}, {base.label}, {chosen.split}", suite, columns)
     if chosen.out is not None:

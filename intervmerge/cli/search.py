@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intervmerge.cli.arguments import add_limits
 from intervmerge.errors import ConfigError, InputError, IntervMergeError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="of a Ray cluster (default: Ray is started here and ends with the search)")
     parser.add_argument("--mlflow", metavar="URI", help="a tracking server (default: a file in the study's folder)")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda")
+    parser.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")
+    add_limits(parser)
     parser.add_argument("--dry-run", action="store_true", help="train nothing: how large the space is, what it costs")
     parser.add_argument("--quiet", action="store_true", help="print the final front only")
 

@@ -58,9 +58,10 @@ def _build(chosen: argparse.Namespace) -> int:
     from rich.progress import Progress, TaskID
 
     from intervmerge.suite_build.build import build_mini8
+    from intervmerge.trial.machine import cache_folder
 
     torch.set_num_threads(chosen.threads)
-    work = chosen.work or Path.home() / ".cache" / "intervmerge" / "mini8-build"
+    work = chosen.work or cache_folder() / "mini8-build"
     with Progress() as progress:
         bars: dict[str, TaskID] = {}
 
@@ -78,6 +79,7 @@ def _table(folder: Path) -> int:
     """The table of accuracies that a build ends with: bases on validation, models on test."""
     from intervmerge.cli.tables import print_scores, print_sweep
     from intervmerge.suites.suite import load_suite
+    from intervmerge.trial.caches import NO_CACHES
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench
     from intervmerge.trial.sweep import best, sweep
@@ -85,6 +87,6 @@ def _table(folder: Path) -> int:
     suite = load_suite(folder)
     found = sweep(suite)
     print_sweep(found)
-    bench = Bench(best(found))
+    bench = Bench(best(found), plan=NO_CACHES)
     print_scores(f"{suite.name}, test", suite, {**references(bench, "test"), "merged": bench.measure(None, "test")})
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intervmerge.cli.arguments import add_base_arguments, choose_base, open_suite
+from intervmerge.cli.arguments import add_base_arguments, add_limits, choose_base, open_suite
 
 if TYPE_CHECKING:
     from intervmerge.trial.config import TrialConfig
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--batch", type=int, help="images of each task a step (default 16)")
     how.add_argument("--learning-rate", type=float, help="of Adam (default 0.01)")
     how.add_argument("--rungs", type=int, nargs="*", help="steps after which to measure, besides the last")
+    how.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")
+    add_limits(how)
     how.add_argument("--seed", type=int, help="of initial values and batches (default 0)")
     parser.add_argument("--test", action="store_true", help="report on test too; choose by validation before you do")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write interventions.safetensors here at every rung")
@@ -54,16 +56,23 @@ def run(chosen: argparse.Namespace) -> int:
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores
+    from intervmerge.trial.machine import Machine, cache_folder
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench, run_trial
+    from intervmerge.trial.store import MappedStore
 
-    bench = Bench(base, chosen.device)
+    machine = Machine(device=chosen.device, cache_gib=chosen.cache_gib, step_gib=chosen.step_gib)
+    bench = Bench(base, machine, caches=MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes))
+    print(bench.caches.plan.words(suite))
     result = run_trial(config, bench, folder=chosen.out, on_rung=_print_rung)
     for split in ("validation", "test") if chosen.test else ("validation",):
         repaired = result.rungs[-1].scores if split == "validation" else bench.measure(result.interventions, split)
         columns = {**references(bench, split), "merged": bench.measure(None, split), "repaired": repaired}
         print_scores(f"{suite.name}, {base.label}, {split}", suite, columns)
-    print(f"extra parameters: {result.extra_params:,} for {len(suite.tasks)} tasks; {result.seconds:.1f} s")
+    print(
+        f"extra parameters: {result.extra_params:,} for {len(suite.tasks)} tasks; trained by the {result.engine} "
+        f"engine, measured at the end by the exact one; {result.seconds:.1f} s"
+    )
     return 0
 
 
@@ -85,7 +94,7 @@ def _config(chosen: argparse.Namespace) -> TrialConfig:
         intervention["blocks"] = [_number(part) for part in str(intervention["blocks"]).split(",")]
     values = {
         "intervention": intervention,
-        "training": _given(chosen, "steps", "batch", "learning_rate", "rungs"),
+        "training": _given(chosen, "steps", "batch", "learning_rate", "rungs", "engine"),
         **_given(chosen, "seed"),
     }
     return read_settings(TrialConfig, values, "trial")

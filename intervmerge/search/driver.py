@@ -19,8 +19,9 @@ from intervmerge.search.searcher import GIVE_UP, OptunaSearcher
 from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
-from intervmerge.search.worker import Seat, Worker, cores, features, measure, reference_scores
-from intervmerge.tracking.records import Record, Scores
+from intervmerge.search.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
+from intervmerge.tracking.records import OBJECTIVES, Record, Scores
+from intervmerge.trial.machine import Machine
 from intervmerge.trial.merged import MergedBase
 
 
@@ -37,9 +38,16 @@ class Driver:
         cpus = cores() if self._plan.address is None else int(resources.get("CPU", 1))
         self._gpus = 1 / self._plan.workers_per_gpu if gpus else 0.0
         self._workers = self._plan.workers or (gpus * self._plan.workers_per_gpu if gpus else cpus)
+        plan = self._plan
         self._seat = Seat(
             folder=str(study.folder.resolve()),
-            device="cuda" if gpus else "cpu",
+            machine=Machine(
+                device="cuda" if gpus else "cpu",
+                cache_gib=plan.cache_gib,
+                step_gib=plan.step_gib,
+                workers=plan.workers_per_gpu if gpus else self._workers,
+            ),
+            select=plan.select,
             threads=max(1, cpus // self._workers),
             gpu_share=self._gpus,
         )
@@ -51,6 +59,10 @@ class Driver:
         """Train what is missing, then measure the front on test, and write the views."""
         self._watch.phase("teachers' features and reference models, once for all trials")
         self._tensors = self._features("adapt", "validation")
+        chosen, words = ray.get(self._task(fill_caches, self._alone, self._sampling.holds_streams()))
+        self._seat = replace(self._seat, plan=chosen)
+        self._watch.phase(words)
+        self._keep_references("validation")
         views = Views(self._study, self._plan.mlflow, self._watch)
         record = self._study.record
         target = self._sampling.space.search.trials
@@ -58,11 +70,11 @@ class Driver:
         missing = max(target - len(record.complete), left)
         self._watch.began(record, target)
         try:
-            with self._interrupt:
-                if missing > 0:
+            if missing > 0:
+                with self._interrupt:
                     self._train(missing, views)
-                self._interrupt.check()
-                self._test()
+                    self._interrupt.check()
+            self._test()
         except KeyboardInterrupt:
             self._watch.phase("stopped: finished trials are kept, and the same command goes on")
             views.finish("KILLED")
@@ -74,13 +86,20 @@ class Driver:
         return ray.remote(num_cpus=1, num_gpus=self._gpus)(function).remote(self._base, *arguments)
 
     def _features(self, *splits: str) -> Any:
-        """A reference to what trials share on these splits; scores of the references on the last are kept."""
-        alone = replace(self._seat, threads=cores() if self._seat.device == "cpu" else self._seat.threads)
-        tensors = self._task(features, alone, splits)
-        scores: dict[str, Scores] = ray.get(self._task(reference_scores, tensors, alone, splits[-1]))
+        """A reference to what trials share on these splits."""
+        return self._task(features, self._alone, splits)
+
+    def _keep_references(self, split: str) -> None:
+        """Measure what a front is compared with, and keep it in the journal."""
+        scores: dict[str, Scores] = ray.get(self._task(reference_scores, self._tensors, self._alone, split))
         plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
-        self._study.journal.note(f"references/{splits[-1]}", plain)
-        return tensors
+        self._study.journal.note(f"references/{split}", plain)
+
+    @property
+    def _alone(self) -> Seat:
+        """For what runs beside nothing else: with every core."""
+        seat = self._seat
+        return replace(seat, threads=cores() if seat.machine.device == "cpu" else seat.threads)
 
     def _train(self, missing: int, views: Views) -> None:
         events: dict[str, Callable[[Record], None]] = {
@@ -88,11 +107,13 @@ class Driver:
             "measured": self._watch.measured,
             "ended": lambda record: self._ended(record, views),
         }
+        merged = self._study.record.references["validation"]["merged"]
         searcher = OptunaSearcher(
             self._study.journal,
             self._sampling,
             self._plan.select,
             self._sampling.space.search.max_extra_params,
+            OBJECTIVES[self._plan.select](merged),
             lambda event, record: self._told(events[event], record),
         )
         trainable = tune.with_parameters(Worker, base=self._base, tensors=self._tensors, seat=self._seat)
@@ -110,6 +131,7 @@ class Driver:
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
+                    callbacks=[self._interrupt],
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
@@ -135,7 +157,9 @@ class Driver:
         if not fresh:
             return
         self._watch.phase(f"the front on test: {len(fresh)} trials")
-        tensors = self._features("test")
-        asked = {trial.number: self._task(measure, tensors, self._seat, trial.number, "test") for trial in fresh}
+        self._tensors = self._features("test")
+        self._keep_references("test")
+        seat, tensors = self._seat, self._tensors
+        asked = {trial.number: self._task(measure, tensors, seat, trial.number, "test") for trial in fresh}
         for trial in fresh:
             self._study.journal.keep_test(trial.with_test(ray.get(asked[trial.number])))

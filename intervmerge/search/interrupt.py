@@ -1,18 +1,24 @@
-"""Ctrl-C that is not lost: Python drops a KeyboardInterrupt that is raised inside a destructor."""
+"""Ctrl-C that ends a search at a safe place: raised between two events, never inside a destructor that drops it."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
+
+from ray.tune import Callback
 
 
-class Interrupt:
-    """While entered, Ctrl-C raises KeyboardInterrupt as ever, and is remembered until `check` finds it."""
+class Interrupt(Callback):
+    """While entered, the first Ctrl-C waits for the next `check`; a second one raises KeyboardInterrupt at once.
+
+    As a callback of Tune it checks at every turn of Tune's loop, several times a second.
+    """
 
     def __init__(self) -> None:
         self._asked = False
-        self._before: signal._HANDLER = None
+        self._before: Any = None
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -24,11 +30,19 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
         self._asked = True
-        raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed and the first one got lost."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         if self._asked:
-            self._asked = False
             raise KeyboardInterrupt
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop turns."""
+        self.check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing; Tune pickles its callbacks into a snapshot that is never restored."""
+        return {}

@@ -15,7 +15,7 @@ from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.tracking.records import OBJECTIVES
 from intervmerge.trial.evaluate import mean_agreement
-from intervmerge.trial.exact import find_device
+from intervmerge.trial.machine import Machine, find_device
 from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.protocol import PROTOCOLS, under
 from intervmerge.trial.sweep import best, sweep
@@ -42,12 +42,16 @@ class SearchPlan:
     mlflow: str | None = None
     """URI of a tracking server; by default a SQLite file in the study's folder."""
     device: str = "auto"
+    engine: str | None = None
+    cache_gib: float | None = None
+    step_gib: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
+        Machine(cache_gib=self.cache_gib, step_gib=self.step_gib)
         lookup(PROTOCOLS, self.protocol, "--protocol")
         lookup(OBJECTIVES, self.select, "--select")
 
@@ -74,7 +78,8 @@ def prepare(plan: SearchPlan) -> Prepared:
     space = read_space(path)
     changed: dict[str, Any] = {"trials": plan.trials, "seed": plan.seed, "max_extra_params": plan.max_extra_params}
     search = replace(space.search, **{name: value for name, value in changed.items() if value is not None})
-    space = replace(space, search=search, base=space.base if plan.base is None else plan.base)
+    training = space.training if plan.engine is None else replace(space.training, engine=plan.engine)
+    space = replace(space, search=search, training=training, base=space.base if plan.base is None else plan.base)
     named = plan.suite if plan.suite is not None else space.suite
     suite = under(load_suite(named), plan.protocol)
     suite_path = str(named) if str(named) in packaged() else str(Path(named).resolve())

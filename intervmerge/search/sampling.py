@@ -23,6 +23,9 @@ from intervmerge.trial.config import TrainingConfig, TrialConfig
 MASK = "mask"
 """Of `blocks`: a 0 or 1 is drawn for every block."""
 
+DRAWS = 2000
+"""Random draws by which a space is described that is too large to list."""
+
 ENUMERABLE = 20_000
 """A grid of at most so many points is written out, so that its different configurations are counted exactly."""
 
@@ -97,6 +100,10 @@ class Sampling:
             for value in _extremes(domain):
                 if value != MASK or setting != "blocks":
                     self._check_value(part, setting, value)
+        tokens = [token for token in _extremes(self.space.intervention.token) if token != "class"]
+        if self.space.training.engine == "stream" and tokens:
+            rule = "the class stream carries the class token alone"
+            raise ConfigError("training.engine", f"stream, for token {tokens[0]}", rule, "auto, exact, or token: class")
         cheapest, budget = self.cost_range()[0], self.space.search.max_extra_params
         if budget is not None and budget < cheapest:
             rule = "no configuration of the space is so cheap"
@@ -110,6 +117,11 @@ class Sampling:
                 self._fit({setting: value})
         except ConfigError as error:
             raise ConfigError(f"{part}.{setting}", *error.args[1:]) from error
+
+    def holds_streams(self) -> bool:
+        """Whether any trial may train in the class stream."""
+        drawn = (d for d in self.sample(DRAWS) if d is not None)
+        return self.space.training.engine != "exact" and any(d.trial.intervention.token == "class" for d in drawn)
 
     def batch_sizes(self) -> list[int]:
         """Batches that a trial could have, at least the extreme ones."""

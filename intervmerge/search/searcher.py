@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from intervmerge.errors import ConfigError
 from intervmerge.search.journal import Journal
 from intervmerge.search.sampling import Drawn, Sampling, key_of
-from intervmerge.tracking.records import Record
+from intervmerge.tracking.records import OBJECTIVES, Record, exactly
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
@@ -39,15 +39,22 @@ class OptunaSearcher(Searcher):
         sampling: the space on its model.
         select: a row of OBJECTIVES, the first objective.
         max_extra_params: configurations with more are told, never trained.
+        floor: the objective of the merged base, which every point of a front is above.
         tell: is told of every trial.
     """
 
     def __init__(
-        self, journal: Journal, sampling: Sampling, select: str, max_extra_params: int | None, tell: Tell
+        self,
+        journal: Journal,
+        sampling: Sampling,
+        select: str,
+        max_extra_params: int | None,
+        floor: float,
+        tell: Tell,
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
-        self._budget = max_extra_params
+        self._budget, self._floor = max_extra_params, floor
         self._left = journal.reopened(select)
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
@@ -74,7 +81,14 @@ class OptunaSearcher(Searcher):
         trial, record = self._open[trial_id] = asked
         self._journal.keep(trial, record)
         self._tell("started", record)
-        return {"record": json.dumps(record.to_json())}  # as text: Tune flattens what is nested
+        # as text: Tune flattens what is nested
+        return {"record": json.dumps(record.to_json()), "bar": self._bar(record.extra_params)}
+
+    def _bar(self, extra_params: int) -> float:
+        """What a trial of so many parameters must reach to be on the front, as far as that is known now."""
+        known = [trial for trial in exactly(self._known.values()) if trial.state == "complete"]
+        within = (trial for trial in known if trial.extra_params <= extra_params)
+        return max([self._floor, *(OBJECTIVES[self._select](trial.scores) for trial in within)])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A rung that is not the last."""

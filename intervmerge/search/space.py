@@ -104,6 +104,8 @@ class TrainingSpace:
     learning_rate: Number = TrainingConfig.learning_rate
     rungs: tuple[int, ...] = ()
     """As in TrainingConfig; rungs beyond a trial's last step are left out."""
+    engine: str = TrainingConfig.engine
+    """As in TrainingConfig."""
 
     def __post_init__(self) -> None:
         if list(self.rungs) != sorted({rung for rung in self.rungs if rung > 0}):

@@ -9,7 +9,7 @@ import json
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,16 @@ from torch import Tensor
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.settings import read_settings
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores
+from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, Scores
+from intervmerge.trial.caches import NO_CACHES, SPLITS, CachePlan, plan_caches
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import Score
+from intervmerge.trial.machine import Machine, cache_folder, find_device
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, rungs
-from intervmerge.trial.store import InProcessStore
+from intervmerge.trial.store import InProcessStore, MappedStore
+from intervmerge.trial.stream import STREAM_ERROR
 
 TRIALS = "trials"
 """Folder of a study with one folder a trial, named by its number."""
@@ -39,7 +42,11 @@ class Seat:
 
     folder: str
     """Of the study; reachable from every node."""
-    device: str = "auto"
+    machine: Machine = field(default_factory=Machine)
+    select: str = "accuracy"
+    """A row of OBJECTIVES: what decides whether a trial may reach the front."""
+    plan: CachePlan | None = None
+    """What is kept of the base, the same for all; None until it is chosen."""
     threads: int = 1
     """CPU threads of the actor."""
     gpu_share: float = 0.0
@@ -56,7 +63,8 @@ def sit_down(base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> Bench:
     torch.set_num_threads(seat.threads)
     if seat.gpu_share and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, seat.gpu_share))
-    return Bench(replace(base, store=InProcessStore(tensors)), seat.device)
+    caches = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
+    return Bench(replace(base, store=InProcessStore(tensors)), seat.machine, caches=caches, plan=seat.plan)
 
 
 class Worker(tune.Trainable):
@@ -69,12 +77,13 @@ class Worker(tune.Trainable):
         """Called once a process; the base is mapped, not copied."""
         assert seat is not None
         self._bench = sit_down(base, tensors, seat)
-        self._folder = Path(seat.folder) / TRIALS
+        self._seat, self._folder = seat, Path(seat.folder) / TRIALS
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial, on the same base."""
         self._record = Record.from_json(json.loads(new_config["record"]))
+        self._bar = float(new_config["bar"])
         self._running: Iterator[Record] | None = None
         return True
 
@@ -99,17 +108,28 @@ class Worker(tune.Trainable):
             rule = "every node must see the study's folder"
             raise ConfigError("--out", self._folder.parent, rule, "a folder on a shared file system")
         folder.mkdir(parents=True, exist_ok=True)
-        interventions = self._bench.start(self._bench.place(config), config.seed)
+        placement = self._bench.place(config)
+        engine = self._bench.engine(config.training, placement)
+        interventions = self._bench.start(placement, config.seed, engine)
         done: list[RungRecord] = []
-        for rung in rungs(self._bench, config, interventions, folder):
-            done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores)))
+        training = rungs(self._bench, config, interventions, folder, engine=engine, worthwhile=self._near_the_front)
+        for rung in training:
+            done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores), rung.measured_by))
             yield replace(
                 record,
+                engine=engine.name,
                 state="complete" if rung.steps == config.training.steps else "running",
                 rungs=tuple(done),
                 threads=torch.get_num_threads(),
                 sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
             )
+
+    def _near_the_front(self, scores: Mapping[str, Score]) -> bool:
+        """Whether figures of the stream are so near the front of when the trial began that the exact ones may reach it.
+
+        The front only rises, so that a trial left out here could not be on it later.
+        """
+        return OBJECTIVES[self._seat.select](counts(scores)) + STREAM_ERROR >= self._bar
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: interventions are saved at every rung, in the study."""
@@ -130,6 +150,22 @@ def features(base: MergedBase, seat: Seat, splits: Sequence[str]) -> dict[str, T
     return store.tensors
 
 
+def fill_caches(base: MergedBase, seat: Seat, stream: bool) -> tuple[CachePlan, str]:
+    """Choose what is kept of a base, compute it on this node, and say what it costs.
+
+    Where the disk refuses, nothing is kept: trials are slower, and no less right.
+    """
+    half = find_device(seat.machine.device).type == "cuda"
+    plan = plan_caches(base.suite, seat.machine.cache_bytes, stream=stream, half=half)
+    bench = sit_down(base, {}, replace(seat, plan=plan))
+    try:
+        for split in SPLITS:
+            bench.caches.split(split)
+    except OSError as error:
+        return NO_CACHES, f"{NO_CACHES.words(base.suite)}, as they could not be written ({error})"
+    return plan, plan.words(base.suite)
+
+
 def reference_scores(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, split: str) -> dict[str, Scores]:
     """Scores of the models that a front is compared with."""
     bench = sit_down(base, tensors, seat)
@@ -141,7 +177,7 @@ def measure(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: in
     """Scores of a finished trial."""
     bench = sit_down(base, tensors, seat)
     file = Path(seat.folder) / TRIALS / str(number) / FILE
-    return counts(bench.measure(Interventions.load(file).to(bench.engine.device), split))
+    return counts(bench.measure(Interventions.load(file).to(bench.device), split))
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ intervention edits (IntervMerge eq. 3.3). Blocks count from 0; the papers count 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -171,22 +171,35 @@ class Encoder(nn.Module):
         """The class token after the last block [images, width] to the un-normalised feature [images, features]."""
         return cast(Tensor, self.tower.ln_post(class_token) @ self.tower.proj)
 
-    def run(self, tokens: Tensor, edit: Edit | None = None) -> Tensor:
-        """Tokens that enter block 0 [images, tokens, width] to un-normalised features [images, features].
+    def run(self, tokens: Tensor, edit: Edit | None = None, first: int = 0) -> Tensor:
+        """Tokens that enter block `first` [images, tokens, width] to un-normalised features [images, features].
 
         In the last block only the class token is computed, as nothing else reaches the feature: there `edit` gets
         z of [images, 1, width].
 
         Args:
-            tokens: what `embed` gave.
+            tokens: what `embed` gave, or what the blocks before `first` made of it.
             edit: called with each block and its z; returns what stands in z's place.
+            first: the block to begin with; past the last, only the projection is left.
         """
         last = self.architecture.blocks - 1
-        for block in range(last + 1):
+        for block in range(first, last + 1):
             z = self.attend(block, tokens, class_only=block == last)
             z = z if edit is None else edit(block, z)
             tokens = self.finish(block, tokens[:, : z.shape[1]] + z)
         return self.project(tokens[:, 0])
+
+    def boundaries(self, tokens: Tensor) -> Iterator[Tensor]:
+        """From the tokens that enter block 0 [images, tokens, width], what enters each block, and what leaves the last.
+
+        The last item is the class token alone [images, 1, width], as nothing else reaches the feature.
+        """
+        last = self.architecture.blocks - 1
+        for block in range(last + 1):
+            yield tokens
+            z = self.attend(block, tokens, class_only=block == last)
+            tokens = self.finish(block, tokens[:, : z.shape[1]] + z)
+        yield tokens
 
     def features(self, images: Tensor) -> Tensor:
         """Normalised images [images, 3, size, size] to un-normalised features [images, features]."""

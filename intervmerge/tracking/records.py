@@ -5,7 +5,7 @@ A record is plain values, so that it crosses processes and files as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
@@ -42,6 +42,8 @@ class RungRecord:
     seconds: float
     """Since the trial began."""
     scores: Scores
+    measured_by: str = "exact"
+    """The engine by whose forward: `exact`, or `stream`, an approximation that is never shown on a front."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class Record:
     extra_params: int
     rungs: Sequence[RungRecord] = ()
     engine: str = "exact"
-    measured_by: str = "exact"
-    """By which forward the last rung's figures were measured."""
+    """What trained it."""
     threads: int = 0
     """CPU threads of the worker; results are bit-equal for an equal number."""
     sha256: str = ""
@@ -72,6 +73,11 @@ class Record:
     def seconds(self) -> float:
         """Training and measuring."""
         return self.rungs[-1].seconds if self.rungs else 0.0
+
+    @property
+    def measured_by(self) -> str:
+        """By which forward the last rung's figures were measured."""
+        return self.rungs[-1].measured_by if self.rungs else ""
 
     @property
     def scores(self) -> Scores:
@@ -93,6 +99,11 @@ class Record:
 
 
 _RECORDS = TypeAdapter(Record)
+
+
+def exactly(trials: Iterable[Record]) -> list[Record]:
+    """The trials whose last figures come from the exact forward."""
+    return [trial for trial in trials if trial.measured_by == "exact"]
 
 
 def accuracy(scores: Scores) -> float:
@@ -173,20 +184,23 @@ class StudyRecord:
 
     @cached_property
     def front(self) -> list[Record]:
-        """The trials that neither another trial nor the merged base dominates on validation, cheapest first."""
-        return [self.complete[i] for i in self._front(self.complete)]
+        """The trials that neither another trial nor the merged base dominates on validation, cheapest first.
 
-    def _front(self, trials: Sequence[Record]) -> list[int]:
-        objective = OBJECTIVES[self.select]
+        Every figure is exact; a trial that was measured in the stream alone was too far from the front to be on it.
+        """
+        return self._front(self.complete)
+
+    def _front(self, trials: Sequence[Record]) -> list[Record]:
+        objective, measured = OBJECTIVES[self.select], exactly(trials)
         merged = (objective(self.references["validation"]["merged"]), 0)
-        points = [merged, *((objective(trial.scores), trial.extra_params) for trial in trials)]
-        return [i - 1 for i in pareto.front(points) if i > 0]
+        points = [merged, *((objective(trial.scores), trial.extra_params) for trial in measured)]
+        return [measured[i - 1] for i in pareto.front(points) if i > 0]
 
     def hypervolume(self, first: int | None = None) -> float:
         """Hypervolume (see pareto) of the first so many complete trials on validation; of all by default."""
         objective = OBJECTIVES[self.select]
         known = self.references["validation"]
-        points = [(objective(trial.scores), trial.extra_params) for trial in self.complete[:first]]
+        points = [(objective(trial.scores), trial.extra_params) for trial in exactly(self.complete[:first])]
         floor, ceiling = objective(known["merged"]), objective(known["individual"])
         return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.dearest)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from intervmerge.tracking.records import Record, StudyRecord, accuracy, agreement
+from intervmerge.tracking.records import Record, StudyRecord, accuracy, agreement, exactly
 from intervmerge.tracking.tables import BUDGETS, front_rows
 
 EXPERIMENT = "intervmerge"
@@ -111,7 +111,8 @@ class Runs:
 
     def _child(self, study: StudyRecord, trial: Record) -> None:
         tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
-                "state": trial.state, "on_front": "false", "protocol": study.protocol}  # fmt: skip
+                "state": trial.state, "on_front": "false", "protocol": study.protocol,
+                "engine": trial.engine, "measured_by": trial.measured_by}  # fmt: skip
         if trial.duplicate_of is not None:
             tags["duplicate_of"] = str(trial.duplicate_of)
         if trial.error:
@@ -159,7 +160,7 @@ def metrics_of(trial: Record) -> dict[str, float]:
 
 def growth(study: StudyRecord, first: int) -> dict[str, float]:
     """Figures of the study after so many complete trials."""
-    trials = study.complete[:first]
+    trials = exactly(study.complete[:first])
     figures = {"hypervolume": study.hypervolume(first), "front_size": float(study.front_size(first))}
     for budget in BUDGETS:
         within = [accuracy(trial.scores) for trial in trials if trial.extra_params <= budget]

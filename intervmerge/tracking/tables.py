@@ -28,6 +28,7 @@ def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
         "extra_params": trial.extra_params,
         "accuracy": accuracy(trial.scores) if trial.scores else None,
         **{f"accuracy/{task}": _share(trial.scores.get(task)) for task in study.tasks},
+        "engine": trial.engine,
         "measured_by": trial.measured_by,
         "seconds": trial.seconds,
         "on_front": any(trial.number == other.number for other in study.front),
@@ -67,7 +68,7 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
     kinds |= dict.fromkeys(wholes, whole) | dict.fromkeys((f"accuracy/{task}" for task in study.tasks), number)
     names = ["number", "state", "base", "seed", "formula", "rank", "blocks", "token", "slice_width", "slice_start"]
     names += ["slice_shift", "steps", "batch", "learning_rate", "extra_params", "accuracy"]
-    names += [*(f"accuracy/{task}" for task in study.tasks), "measured_by", "seconds", "on_front", "error"]
+    names += [*(f"accuracy/{task}" for task in study.tasks), "engine", "measured_by", "seconds", "on_front", "error"]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     fresh = path.with_suffix(".new")
     pq.write_table(pa.Table.from_pylist([row(study, trial) for trial in study.trials], schema=schema), fresh)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
+from types import MappingProxyType
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, lookup
 from intervmerge.interventions import InterventionConfig
 from intervmerge.settings import settings
+
+ENGINES: Mapping[str, str] = MappingProxyType(
+    {
+        "auto": "the class stream where the class token alone is edited and its caches fit, the exact engine elsewhere",
+        "exact": "every token of every block",
+        "stream": "the class token alone, beside the merged base's own patches",
+    }
+)
+"""What computes the student's features in training; read-only."""
 
 
 @settings
@@ -21,8 +32,11 @@ class TrainingConfig:
     """Of Adam, constant. The paper says 1e-3; the authors' code acts like 3e-3 (it lists each tensor three times)."""
     rungs: tuple[int, ...] = ()
     """Steps, besides the last, after which a trial is measured and saved, and may be stopped."""
+    engine: str = "auto"
+    """A row of ENGINES."""
 
     def __post_init__(self) -> None:
+        lookup(ENGINES, self.engine, "training.engine")
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}", getattr(self, name), "it is a count", "1 or more")

@@ -12,42 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
-from intervmerge.seeding import generator
+from intervmerge.trial.batches import Batch, batches
 from intervmerge.trial.config import TrainingConfig
-from intervmerge.trial.exact import Engine
-from intervmerge.trial.merged import MergedBase
+from intervmerge.trial.exact import Engine, features
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """The `adapt` images of all tasks, one after another, as they enter the engine, and what the teachers say."""
+    """What the teachers say of the `adapt` images of all tasks, one task after another."""
 
-    entered: Tensor
-    """[images of all tasks, ...]"""
     targets: Tensor
     """[images of all tasks, features]"""
     sizes: Mapping[str, int]
     """Images of each task."""
-
-
-def prepare(engine: Engine, base: MergedBase, teachers: Mapping[str, Tensor]) -> Lesson:
-    """What distillation reads at every step, computed once for a merged base and kept in its store."""
-    suite, device = base.suite, engine.device
-
-    def entered() -> Tensor:
-        return torch.cat([engine.enter(task.splits["adapt"].pixels[None])[0].cpu() for task in suite.tasks])
-
-    def targets() -> Tensor:
-        return torch.cat([teachers[task.name].cpu() for task in suite.tasks])
-
-    key = f"{base.fingerprint}/lesson"
-    return Lesson(
-        entered=base.store.get(f"{key}/entered", entered).to(device),
-        targets=base.store.get(f"{key}/targets", targets).to(device),
-        sizes={task.name: len(task.splits["adapt"]) for task in suite.tasks},
-    )
+    limit: int | None = None
+    """Images of each task that are used at most."""
 
 
 def adam(interventions: Interventions, training: TrainingConfig) -> torch.optim.Optimizer:
@@ -64,6 +44,7 @@ def distill(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     done: int = 0,
+    step_bytes: int | None = None,
 ) -> Iterator[int]:
     """Train `interventions` in place; yields the step count at every rung, and at the end.
 
@@ -73,42 +54,27 @@ def distill(
     Args:
         engine: of the merged base.
         interventions: one row a task, in the lesson's order.
-        lesson: what `prepare` gave.
+        lesson: what the teachers say.
         training: steps, batch, learning rate, rungs.
         seed: of the order of batches.
         optimizer: `adam` of these interventions, perhaps with the state of the steps already done.
         done: steps that were done before; training goes on after them as if it had never stopped.
+        step_bytes: of activations; tasks that do not fit together go one group after another, with equal gradients.
     """
     optimizer = optimizer or adam(interventions, training)
-    order = batches(lesson.sizes, training.batch, training.steps, seed).to(lesson.targets.device)
+    order = batches(lesson.sizes, training.batch, training.steps, seed, lesson.limit)
+    together = len(lesson.sizes)
+    if step_bytes is not None:
+        together = max(1, step_bytes // engine.step_bytes(training.batch, interventions.blocks[0]))
+    groups = [rows.tolist() for rows in torch.arange(len(lesson.sizes)).split(together)]
     for step, index in enumerate(order[done:], start=done + 1):
-        features = engine.features(interventions, lesson.entered[index])
-        loss = (features - lesson.targets[index]).abs().mean(dim=(1, 2)).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for rows in groups:
+            whose = None if len(groups) == 1 else rows
+            found = features(engine, interventions, Batch("adapt", index[rows]), whose)
+            targets = lesson.targets[index[rows].to(lesson.targets.device)]
+            loss = (found - targets).abs().mean(dim=(1, 2)).sum()
+            loss.backward()
         optimizer.step()
         if step in training.measured_steps:
             yield step
-
-
-def batches(sizes: Mapping[str, int], batch: int, steps: int, seed: int) -> Tensor:
-    """Which images each step takes: [steps, tasks, batch], indices into the tasks' images one after another.
-
-    Images of a task are shuffled once, by the task's name, and cut into blocks of `batch`; each epoch the seed orders
-    the blocks. Tasks of equal size so take the same block number at the same step, and one of another size takes what
-    it would take alone. The last images that fill no block are left out.
-
-    Raises:
-        ConfigError: a task has fewer images than a batch.
-    """
-    columns, offset = [], 0
-    for name, size in sizes.items():
-        if size < batch:
-            rule = f"a batch holds different images, and {name} has {size} to adapt on"
-            raise ConfigError("training.batch", batch, rule, f"1..{min(sizes.values())}")
-        blocks = torch.randperm(size, generator=generator(name))[: size // batch * batch].view(-1, batch)
-        epochs = range(-(-steps // len(blocks)))
-        order = torch.cat([torch.randperm(len(blocks), generator=generator(seed, e)) for e in epochs])
-        columns.append(blocks[order[:steps]] + offset)
-        offset += size
-    return torch.stack(columns, dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from statistics import fmean
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
-from intervmerge.trial.exact import Engine
+from intervmerge.trial.batches import Batch, sizes
+from intervmerge.trial.exact import Engine, features
 from intervmerge.trial.store import Store
 
 
@@ -58,6 +60,8 @@ class Rung:
     scores: Mapping[str, Score]
     seconds: float
     """Since the trial began; training and measuring."""
+    measured_by: str
+    """The engine whose forward gave the scores."""
 
     @property
     def accuracy(self) -> float:
@@ -98,11 +102,11 @@ def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
 
 
 def measure(
-    suite: Suite, split: str, teachers: Mapping[str, Tensor], features: Callable[[int, Task], Tensor]
+    suite: Suite, split: str, teachers: Mapping[str, Tensor], found: Callable[[int, Task], Tensor]
 ) -> dict[str, Score]:
-    """Score every task; `features` gives those of a task's images from its row and the task."""
+    """Score every task; `found` gives the features of a task's images from its row and the task."""
     return {
-        task.name: score(task, split, features(row, task), teachers[task.name]) for row, task in enumerate(suite.tasks)
+        task.name: score(task, split, found(row, task), teachers[task.name]) for row, task in enumerate(suite.tasks)
     }
 
 
@@ -111,12 +115,14 @@ def measure_student(
 ) -> dict[str, Score]:
     """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself."""
 
-    def features(row: int, task: Task) -> Tensor:
-        with torch.no_grad():
-            parts = task.splits[split].pixels.split(CHUNK)
-            return torch.cat([engine.features(interventions, engine.enter(part[None]), [row])[0] for part in parts])
+    starts = list(accumulate(sizes(suite, split).values(), initial=0))
 
-    return measure(suite, split, teachers, features)
+    def found(row: int, task: Task) -> Tensor:
+        with torch.no_grad():
+            parts = torch.arange(starts[row], starts[row + 1]).split(CHUNK)
+            return torch.cat([features(engine, interventions, Batch(split, part[None]), [row])[0] for part in parts])
+
+    return measure(suite, split, teachers, found)
 
 
 def measure_encoders(

@@ -8,88 +8,121 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import Encoder
-from intervmerge.trial.merged import MergedBase
+from intervmerge.suites.encoder import Edit, Encoder
+from intervmerge.suites.suite import Suite
+from intervmerge.trial.batches import Batch
+from intervmerge.trial.caches import Caches, autocast, embedded
+
+SAVED = 18
+"""Numbers that one token of one block keeps for the backward pass, in widths: what two layer norms, the attention and
+the hidden layer give. Measured with torch's own count of saved tensors."""
 
 
 class Engine(Protocol):
     """What trains and measures interventions on a frozen merged base."""
 
+    name: str
+    """As a record says it."""
     device: torch.device
+    blocks: int
+    """Of the encoder."""
 
-    def enter(self, pixels: Tensor) -> Tensor:
-        """Images [rows, batch, 3, size, size], uint8, to what `features` starts from: the part that never changes."""
-
-    def features(
-        self, interventions: Interventions | None, entered: Tensor, rows: Sequence[int] | None = None
-    ) -> Tensor:
-        """Un-normalised features [rows, batch, features] of the student, or of the base where there is none.
+    def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
+        """Un-normalised features [rows x images, features] of a batch.
 
         Args:
-            interventions: differentiable in their tensors.
-            entered: what `enter` gave, [rows, batch, ...].
-            rows: which rows of `interventions` stand on axis 0; None for all.
+            batch: which images.
+            edit: from a block and its z [rows x images, tokens, width], the class token first and perhaps alone, to
+                what stands in z's place; None edits nothing.
+            first: the first block in which `edit` changes anything; blocks before it may not be shown.
         """
+
+    def step_bytes(self, images: int, first: int) -> int:
+        """Bytes that a training step on so many images keeps for its backward pass, about."""
 
 
 class ExactEngine:
     """No approximation: every token of every block, but for the last one's patches, which reach no feature.
 
-    Tokens that enter block 0 are computed once by `enter`. Blocks before the first intervention keep no graph and
-    frozen weights get no gradients, as nothing there asks for them.
+    It begins at the deepest cached block boundary before the first intervention. Frozen weights get no gradients, as
+    nothing asks for them.
+
+    Args:
+        suite: whose images.
+        encoder: the merged base.
+        caches: of that base; None computes all from the pixels.
     """
 
-    def __init__(self, base: MergedBase, device: str = "auto") -> None:
-        self.device = find_device(device)
-        self.suite = base.suite
-        self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
+    name = "exact"
 
-    def enter(self, pixels: Tensor) -> Tensor:
-        """Tokens that enter block 0 [rows, batch, tokens, width], fp32."""
-        with torch.no_grad():
-            images = self.suite.normalise(pixels.flatten(0, 1).to(self.device))
-            tokens = self.encoder.embed(images)
-        return tokens.view(*pixels.shape[:2], *tokens.shape[1:])
+    def __init__(self, suite: Suite, encoder: Encoder, caches: Caches | None = None) -> None:
+        self.device, self.blocks = encoder.tower.proj.device, encoder.architecture.blocks
+        self._suite, self._encoder, self._caches = suite, encoder, caches
 
-    def features(
-        self, interventions: Interventions | None, entered: Tensor, rows: Sequence[int] | None = None
-    ) -> Tensor:
+    def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
         """See Engine."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return run_with(self.encoder, interventions, entered, rows).float()
+        start, tokens = self._entering(batch, first)
+        with autocast(self.device):
+            return self._encoder.run(tokens, edit, start).float()
+
+    def _entering(self, batch: Batch, first: int) -> tuple[int, Tensor]:
+        """The deepest boundary before `first` of which tokens are cached, and the tokens that enter there."""
+        cached = None if self._caches is None else self._caches.split(batch.split)
+        if cached is not None:
+            if first == self.blocks:  # nothing is edited: the base's own class token is left
+                return first, cached.taken("class", first, cached.placed(batch)).unsqueeze(1)
+            before = [boundary for boundary in cached.plan.boundaries if boundary <= first]
+            if before:
+                place = cached.plan.boundaries.index(before[-1])
+                return before[-1], cached.taken("tokens", place, cached.placed(batch))
+        with torch.no_grad(), autocast(self.device):
+            return 0, embedded(self._suite, self._encoder, batch.split, batch.index.flatten())
+
+    def step_bytes(self, images: int, first: int) -> int:
+        """See Engine."""
+        shape = self._encoder.architecture
+        return images * shape.tokens * (shape.blocks - first) * SAVED * shape.width * 4
 
 
-def run_with(
-    encoder: Encoder, interventions: Interventions | None, entered: Tensor, rows: Sequence[int] | None = None
-) -> Tensor:
-    """Tokens that enter block 0 [rows, batch, tokens, width] to features [rows, batch, features].
+def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[int] | None = None) -> Edit:
+    """Interventions as the edit of a walk: z [rows x images, tokens, width] with `lead`, (rows, images), unfolded.
 
-    All rows go through the encoder in one pass; only the interventions know them apart.
+    Args:
+        interventions: what edits.
+        lead: rows and images of the batch.
+        rows: which rows of `interventions` these are, in order; None for all.
     """
-    lead = entered.shape[:2]
 
     def edit(block: int, z: Tensor) -> Tensor:
-        edited = () if interventions is None else interventions.edited(block)
-        if interventions is None or not edited:
+        edited = interventions.edited(block)
+        if not edited:
             return z
         z = z.view(*lead, *z.shape[1:])
+        delta: Tensor
+        if len(edited) == z.shape[2]:  # every token that is there
+            delta = interventions(block, z, rows)
+            return (z + delta).flatten(0, 1)
         index = torch.tensor(edited, device=z.device)
         delta = interventions(block, z.index_select(2, index), rows)
         return z.index_add(2, index, delta).flatten(0, 1)
 
-    return encoder.run(entered.flatten(0, 1), edit).view(*lead, -1)
+    return edit
 
 
-def find_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; other names are torch's own."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError("device", repr(name), "it must be a device of torch", "auto, cpu, cuda, cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", repr(name), "torch finds no CUDA device here", "auto or cpu")
-    return device
+def features(
+    engine: Engine, interventions: Interventions | None, batch: Batch, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Un-normalised features [rows, images, features] of the student, or of the base where there is none.
+
+    Args:
+        engine: of the merged base.
+        interventions: differentiable in their tensors.
+        batch: images, those of one row of interventions a row.
+        rows: which rows of `interventions` these are, in order; None for all.
+    """
+    lead = batch.index.shape
+    if interventions is None:
+        return engine.walk(batch, None, engine.blocks).view(*lead, -1)
+    edit = edit_of(interventions, lead, rows)
+    return engine.walk(batch, edit, interventions.blocks[0]).view(*lead, -1)

@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from intervmerge.interventions import Placement
-from intervmerge.suites.suite import CHUNK, Suite
-from intervmerge.trial.exact import ExactEngine
+from intervmerge.suites.suite import CHUNK
+from intervmerge.trial.batches import Batch, shuffled
+from intervmerge.trial.distill import Lesson
+from intervmerge.trial.exact import Engine
 
 Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 """From (task, block) to mean [width] and covariance [width, width]."""
 
 
-def moments(engine: ExactEngine, suite: Suite, placement: Placement) -> Moments:
+def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
     """From (task, block): mean [width] and covariance [width, width] of z over the edited tokens of `adapt`."""
     found: Moments = {}
-    for task in suite.tasks:
+    offset = 0
+    for task, size in lesson.sizes.items():
         sums = {block: _Sums() for block in placement.blocks}
 
         def watch(block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
@@ -25,9 +28,10 @@ def moments(engine: ExactEngine, suite: Suite, placement: Placement) -> Moments:
             return z
 
         with torch.no_grad():
-            for part in task.splits["adapt"].pixels.split(CHUNK):
-                engine.encoder.run(engine.enter(part[None])[0], watch)
-        found |= {(task.name, block): total.moments() for block, total in sums.items()}
+            for part in (offset + shuffled(task, size, lesson.limit).sort().values).split(CHUNK):
+                engine.walk(Batch("adapt", part[None]), watch, placement.blocks[0])
+        offset += size
+        found |= {(task, block): total.moments() for block, total in sums.items()}
     return found
 
 

@@ -11,7 +11,7 @@ from intervmerge.trial.run import Bench
 
 def references(bench: Bench, split: str) -> dict[str, Mapping[str, Score]]:
     """Scores by task of the pre-trained model, of one trained on all tasks, if any, and of the individual ones."""
-    suite, device = bench.base.suite, bench.engine.device
+    suite, device = bench.base.suite, bench.device
     teachers = bench.teachers(split)
     pretrained = suite.encoder(suite.pretrained, "pre-trained").to(device)
     found: dict[str, Mapping[str, Score]] = {

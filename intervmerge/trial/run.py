@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params, place
 from intervmerge.trial import unfinished
-from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.distill import Lesson, adam, distill, prepare
+from intervmerge.trial.batches import sizes
+from intervmerge.trial.caches import CachePlan, Caches, plan_caches
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.distill import Lesson, adam, distill
 from intervmerge.trial.evaluate import Rung, Score, measure_student, teacher_features
-from intervmerge.trial.exact import ExactEngine
+from intervmerge.trial.exact import Engine, ExactEngine
+from intervmerge.trial.machine import Machine, find_device
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.moments import Moments, moments
+from intervmerge.trial.store import InProcessStore, Store
+from intervmerge.trial.stream import StreamEngine
 
 FILE = "interventions.safetensors"
 """Name of a trial's file in its folder; written whole at every rung."""
@@ -34,6 +42,8 @@ class TrialResult:
     extra_params: int
     """What is kept beside the merged weights at inference, all tasks and blocks."""
     interventions: Interventions
+    engine: str
+    """What trained it; how a rung was measured, the rung says."""
 
     @property
     def accuracy(self) -> float:
@@ -61,46 +71,88 @@ class Bench:
 
     Args:
         base: the merged base.
-        device: `auto` is CUDA where there is one.
+        device: `auto` is CUDA where there is one; or a Machine, which has limits too.
+        caches: where caches live; in this process by default.
+        plan: what they keep; by default what fits the machine.
     """
 
-    def __init__(self, base: MergedBase, device: str = "auto") -> None:
+    def __init__(
+        self,
+        base: MergedBase,
+        device: str | Machine = "auto",
+        *,
+        caches: Store | None = None,
+        plan: CachePlan | None = None,
+    ) -> None:
         self.base = base
-        self.engine = ExactEngine(base, device)
-        self._lesson: Lesson | None = None
+        self.machine = device if isinstance(device, Machine) else Machine(device=device)
+        self.device = find_device(self.machine.device)
+        self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
+        self._store, self._plan = caches or InProcessStore(), plan
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
-        return teacher_features(self.base.suite, split, self.base.store, self.engine.device)
+        return teacher_features(self.base.suite, split, self.base.store, self.device)
 
-    @property
+    @cached_property
+    def caches(self) -> Caches:
+        """What the engines keep of this base; filled when first read."""
+        half = self.device.type == "cuda"
+        plan = self._plan or plan_caches(self.base.suite, self.machine.cache_bytes, half=half)
+        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
+
+    @cached_property
     def lesson(self) -> Lesson:
         """What distillation reads."""
-        if self._lesson is None:
-            self._lesson = prepare(self.engine, self.base, self.teachers("adapt"))
-        return self._lesson
+        key = f"{self.base.suite.fingerprint}/targets"
+        targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
+        return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 
-    def measure(self, interventions: Interventions | None, split: str = "validation") -> dict[str, Score]:
-        """Scores by task of the base with interventions, or of the bare base."""
-        return measure_student(self.engine, interventions, self.base.suite, split, self.teachers(split))
+    @cached_property
+    def exact(self) -> ExactEngine:
+        """The engine without approximation, for any tokens."""
+        return ExactEngine(self.base.suite, self.encoder, self.caches)
+
+    @cached_property
+    def stream(self) -> StreamEngine:
+        """The engine for the class token."""
+        return StreamEngine(self.encoder, self.caches)
+
+    def engine(self, training: TrainingConfig, placement: Placement) -> Engine:
+        """The engine that trains a placement.
+
+        Raises:
+            ConfigError: the class stream is asked for, and cannot be had.
+        """
+        streams = placement.token == "class" and self.caches.plan.storage is not None
+        if training.engine == "stream" and not streams:
+            rule = "the class stream needs its caches, and token class"
+            got = f"stream for token {placement.token}, with {self.caches.plan.words(self.base.suite)}"
+            raise ConfigError("training.engine", got, rule, "auto or exact")
+        return self.stream if streams and training.engine != "exact" else self.exact
+
+    def measure(
+        self, interventions: Interventions | None, split: str = "validation", engine: Engine | None = None
+    ) -> dict[str, Score]:
+        """Scores by task of the base with interventions, or of the bare base; by the exact engine unless told."""
+        return measure_student(engine or self.exact, interventions, self.base.suite, split, self.teachers(split))
 
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
         shape = self.base.suite.architecture
         return place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
 
-    def start(self, placement: Placement, seed: int) -> Interventions:
+    def start(self, placement: Placement, seed: int, engine: Engine | None = None) -> Interventions:
         """Untrained interventions, one row a task."""
-        suite = self.base.suite
         found: Moments = {}
 
         def statistics(task: str, block: int) -> tuple[Tensor, Tensor]:
             if not found:
-                found.update(moments(self.engine, suite, placement))
+                found.update(moments(engine or self.exact, self.lesson, placement))
             return found[task, block]
 
-        rows = [(name, placement) for name in suite.task_names]
-        return Interventions.start(rows, seed=seed, statistics=statistics).to(self.engine.device)
+        rows = [(name, placement) for name in self.base.suite.task_names]
+        return Interventions.start(rows, seed=seed, statistics=statistics).to(self.device)
 
 
 def rungs(
@@ -108,6 +160,9 @@ def rungs(
     config: TrialConfig,
     interventions: Interventions,
     folder: Path | None = None,
+    *,
+    engine: Engine | None = None,
+    worthwhile: Callable[[Mapping[str, Score]], bool] = lambda scores: True,
 ) -> Iterator[Rung]:
     """Train `interventions` in place; at each rung measure, save, and yield.
 
@@ -118,24 +173,39 @@ def rungs(
         config: what to train and how.
         interventions: untrained.
         folder: where interventions, and until the end what is needed to go on, are written at every rung.
+        engine: that trains and measures rungs; the bench's own choice by default.
+        worthwhile: whether these last scores, measured in the stream, are to be measured again by the exact engine.
     """
+    engine = engine or bench.engine(config.training, interventions.rows[0][1])
     optimizer = adam(interventions, config.training)
-    whose = f"{bench.base.fingerprint} {config} {list(interventions.state_by_task())}"
+    how = f"{engine.name} {bench.caches.plan.storage} {bench.caches.plan.adapt}"
+    whose = f"{bench.base.fingerprint} {how} {config} {list(interventions.state_by_task())}"
     measured = [] if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
     yield from measured
     done, before = (measured[-1].steps, measured[-1].seconds) if measured else (0, 0.0)
     began = time.perf_counter() - before
     training = distill(
-        bench.engine, interventions, bench.lesson, config.training, config.seed, optimizer=optimizer, done=done
+        engine,
+        interventions,
+        bench.lesson,
+        config.training,
+        config.seed,
+        optimizer=optimizer,
+        done=done,
+        step_bytes=bench.machine.step_bytes,
     )
     for steps in training:
-        measured = [*measured, Rung(steps, bench.measure(interventions), time.perf_counter() - began)]
+        ends, by = steps == config.training.steps, engine
+        scores = bench.measure(interventions, engine=engine)
+        if ends and engine is not bench.exact and worthwhile(scores):
+            scores, by = bench.measure(interventions), bench.exact
+        measured = [*measured, Rung(steps, scores, time.perf_counter() - began, by.name)]
         if folder is not None:
             interventions.save(folder / FILE)
-            if steps < config.training.steps:
-                unfinished.put_aside(folder, whose, interventions, optimizer, measured)
-            else:
+            if ends:
                 unfinished.finish(folder)
+            else:
+                unfinished.put_aside(folder, whose, interventions, optimizer, measured)
         yield measured[-1]
 
 
@@ -146,7 +216,7 @@ def run_trial(
     folder: Path | None = None,
     on_rung: Callable[[Rung], None] = lambda rung: None,
 ) -> TrialResult:
-    """Train interventions on a merged base without labels, and measure them on `validation`.
+    """Train interventions on a merged base without labels, and measure them on `validation`, at the end exactly.
 
     The same configuration, seed, base, device and number of threads give the same result, bit for bit.
 
@@ -161,10 +231,11 @@ def run_trial(
     """
     bench = base if isinstance(base, Bench) else Bench(base)
     placement = bench.place(config)
-    interventions = bench.start(placement, config.seed)
+    engine = bench.engine(config.training, placement)
+    interventions = bench.start(placement, config.seed, engine)
     measured = []
-    for rung in rungs(bench, config, interventions, folder):
+    for rung in rungs(bench, config, interventions, folder, engine=engine):
         measured.append(rung)
         on_rung(rung)
     extra = len(interventions.rows) * extra_params(placement)
-    return TrialResult(config, placement, bench.base.fingerprint, tuple(measured), extra, interventions)
+    return TrialResult(config, placement, bench.base.fingerprint, tuple(measured), extra, interventions, engine.name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intervmerge.suites.suite import Suite
+from intervmerge.trial.caches import NO_CACHES
 from intervmerge.trial.evaluate import Score, mean_accuracy
 from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.run import Bench
@@ -38,7 +39,7 @@ def sweep(suite: Suite, device: str = "auto") -> list[Candidate]:
     """Merge and measure every candidate; they share what the teachers say."""
     store = InProcessStore()
     bases = [merge(suite, rule, store=store, **settings) for rule, settings in CANDIDATES]
-    return [Candidate(base, Bench(base, device).measure(None)) for base in bases]
+    return [Candidate(base, Bench(base, device, plan=NO_CACHES).measure(None)) for base in bases]
 
 
 def best(found: list[Candidate]) -> MergedBase:
