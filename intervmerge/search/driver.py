@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray import tune
 
 from intervmerge.errors import ConfigError
 from intervmerge.search.interrupt import Interrupt
-from intervmerge.search.object_store import share
+from intervmerge.search.object_store import put, share
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import GIVE_UP, OptunaSearcher
 from intervmerge.search.study import Study
@@ -51,15 +51,17 @@ class Driver:
             threads=max(1, cpus // self._workers),
             gpu_share=self._gpus,
         )
-        self._base = share(base)
+        # One machine without GPU: what comes before and after training runs here, where everything is imported.
+        self._here = self._plan.address is None and not gpus
+        self._base = base if self._here else share(base)
         self._interrupt = Interrupt()
-        self._tensors: Any
+        self._tensors: dict[str, Any] = {}
 
     def run(self) -> None:
         """Train what is missing, then measure the front on test, and write the views."""
         self._watch.phase("teachers' features and reference models, once for all trials")
-        self._tensors = self._features("adapt", "validation")
-        chosen, words = ray.get(self._task(fill_caches, self._alone, self._sampling.holds_streams()))
+        self._tensors = self._call(features, self._alone, ("adapt", "validation"))
+        chosen, words = self._call(fill_caches, self._alone, self._sampling.holds_streams())
         self._seat = replace(self._seat, plan=chosen)
         self._watch.phase(words)
         self._keep_references("validation")
@@ -81,17 +83,21 @@ class Driver:
             raise
         views.finish("FINISHED")
 
-    def _task(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A reference to what a function of worker.py gives, computed in a process of Ray."""
-        return ray.remote(num_cpus=1, num_gpus=self._gpus)(function).remote(self._base, *arguments)
+    def _each(self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        """What a function of worker.py gives for each of some arguments: one after another here, or beside each other
+        in processes of Ray."""
+        if self._here:
+            return (function(self._base, *arguments) for arguments in calls)
+        task = ray.remote(num_cpus=1, num_gpus=self._gpus)(function)
+        asked = [task.remote(self._base, *arguments) for arguments in calls]
+        return (ray.get(reference) for reference in asked)
 
-    def _features(self, *splits: str) -> Any:
-        """A reference to what trials share on these splits."""
-        return self._task(features, self._alone, splits)
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return next(self._each(function, [arguments]))
 
     def _keep_references(self, split: str) -> None:
         """Measure what a front is compared with, and keep it in the journal."""
-        scores: dict[str, Scores] = ray.get(self._task(reference_scores, self._tensors, self._alone, split))
+        scores: dict[str, Scores] = self._call(reference_scores, self._tensors, self._alone, split)
         plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
         self._study.journal.note(f"references/{split}", plain)
 
@@ -116,7 +122,8 @@ class Driver:
             OBJECTIVES[self._plan.select](merged),
             lambda event, record: self._told(events[event], record),
         )
-        trainable = tune.with_parameters(Worker, base=self._base, tensors=self._tensors, seat=self._seat)
+        base = share(self._base) if self._here else self._base
+        trainable = tune.with_parameters(Worker, base=base, tensors=put(self._tensors), seat=self._seat)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory(prefix="intervmerge-") as scratch:
             tuner = tune.Tuner(
@@ -157,9 +164,9 @@ class Driver:
         if not fresh:
             return
         self._watch.phase(f"the front on test: {len(fresh)} trials")
-        self._tensors = self._features("test")
+        seat = self._alone if self._here else self._seat
+        self._tensors = self._call(features, seat, ("test",))
         self._keep_references("test")
-        seat, tensors = self._seat, self._tensors
-        asked = {trial.number: self._task(measure, tensors, seat, trial.number, "test") for trial in fresh}
-        for trial in fresh:
-            self._study.journal.keep_test(trial.with_test(ray.get(asked[trial.number])))
+        scores = self._each(measure, [(self._tensors, seat, trial.number, "test") for trial in fresh])
+        for trial, found in zip(fresh, scores, strict=True):
+            self._study.journal.keep_test(trial.with_test(found))

@@ -54,9 +54,14 @@ def compact(tensor: Tensor) -> Tensor:
 
 def share(base: MergedBase) -> Any:
     """Put a base, its suite's images and weights into the object store; workers `ray.get` it without copies."""
+    return put(replace(base, suite=shared_suite(base.suite)))
+
+
+def put(value: Any) -> Any:
+    """A reference to a value whose tensors every process of a node maps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tensors mapped so must not be written to, as is said above
-        return ray.put(replace(base, suite=shared_suite(base.suite)))
+        return ray.put(value)
 
 
 def shared_suite(suite: Suite) -> Suite:

@@ -1,32 +1,155 @@
-"""One training step on ViT-B/32 with random weights: the exact engine beside a plain loop, in one run.
+"""One training step, by every route: what others do, our engines with every storage, and the floors below them.
 
-The plain loop is what a user writes today: eager, hooks on the attention output, one task after another, the
-teacher's forward at every step. Both train rank-1 noreft on all blocks, 16 images a step in all, weights frozen, other
-images at every step; steps alternate, so that both meet the same machine. Figures are medians; read the ratio.
+    python tests/benchmarks/step_time.py [--model vit_b32|mini8] [--tasks 2] [--repeats 9] [--threads 2]
 
-    python tests/benchmarks/step_time.py [--tasks 2] [--repeats 9] [--threads 2]
+plain loop       what a user writes today: merged once, hooks on the attention output, one task after another, the
+                 teacher's forward at every step
+literature       as published code does: both models merged in Python from all task vectors at every batch
+exact, stream    our engines; the stream with each of its storages
+floor            the matrix products that the work needs, alone, at their shapes and with as many different weights
+
+All train rank-1 noreft on all blocks, 16 images of every task a step, other images at every step. Routes alternate, so
+that all meet the same machine; figures are medians of the steps and of the ratios within a round: read the ratios.
+Memory is the largest private memory beyond what the process held before the first step, of a process a route.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
+from typing import Protocol
 
 import torch
+from merging_memory import anonymous_mib, peak_of_anonymous
+from random_suite import random_suite
 from torch import Tensor
+from torch.func import functional_call
 
-from intervmerge.interventions import InterventionConfig, Interventions, place
-from intervmerge.suites.encoder import Encoder, open_clip_architecture
-from intervmerge.trial.exact import run_with
+from intervmerge.interventions import InterventionConfig
+from intervmerge.suites.encoder import Architecture, open_clip_architecture
+from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.batches import BLOCK, batches, sizes
+from intervmerge.trial.caches import NO_CACHES, CachePlan
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.distill import Lesson, adam, distill
+from intervmerge.trial.merged import merge
+from intervmerge.trial.run import Bench
+from intervmerge.trial.storages import STORAGES
 
-SHAPE = open_clip_architecture("ViT-B-32-quickgelu")
-IMAGES = 16
+SHAPES = {"vit_b32": open_clip_architecture("ViT-B-32-quickgelu"), "mini8": load_suite("mini8").architecture}
+CONFIG = TrialConfig(intervention=InterventionConfig(rank=1))
+MERGED = 8
+"""Task vectors that the literature's way sums at every batch."""
+IMAGES = 4 * BLOCK
 
 
-def interventions(tasks: int) -> Interventions:
-    placement = place(InterventionConfig(rank=1), width=SHAPE.width, num_blocks=SHAPE.blocks, grid=SHAPE.grid)
-    return Interventions.start([(f"task {i}", placement) for i in range(tasks)], seed=0)
+class HasStep(Protocol):
+    def step(self) -> None: ...
+
+
+class Route:
+    """A way to train; every call of `step` takes other images."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.index = batches(sizes(suite, "adapt"), BLOCK, 1000, seed=0)
+        self.taken = 0
+
+    def next(self) -> Tensor:
+        """Images [tasks, batch, 3, size, size] of the next step, normalised, as a loader gives them."""
+        self.taken += 1
+        every = torch.cat([task.splits["adapt"].pixels for task in self.suite.tasks])
+        return torch.stack([self.suite.normalise(every[row]) for row in self.index[self.taken]])
+
+
+class PlainLoop(Route):
+    """open_clip's own tower with hooks at `ls_1`, task after task, the teacher's forward at every step."""
+
+    def __init__(self, suite: Suite) -> None:
+        super().__init__(suite)
+        self.bench = Bench(merge(suite, "task_arithmetic", scaling=0.3), "cpu", plan=NO_CACHES)
+        self.edits = self.bench.start(self.bench.place(CONFIG), 0)
+        self.student, self.teacher = self.bench.encoder, suite.encoder(suite.pretrained)
+        self.optimizer = adam(self.edits, CONFIG.training)
+
+    def step(self) -> None:
+        for task, images in enumerate(self.next()):
+            with torch.no_grad():
+                targets = self.teacher.tower(images)
+            train(self.hooked(task, images, self.student.tower), targets, self.optimizer)
+
+    def hooked(self, task: int, images: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
+        """The student's features through open_clip's own forward."""
+        handles = [
+            self.student.block(block).ls_1.register_forward_hook(
+                lambda m, i, z, b=block: torch.cat([z[:, :1] + self.edits(b, z[None, :, :1], [task])[0], z[:, 1:]], 1)
+            )
+            for block in range(self.suite.architecture.blocks)
+        ]
+        found = tower(images)
+        for handle in handles:
+            handle.remove()
+        return found
+
+
+class Literature(PlainLoop):
+    """Student and teacher merged anew at every batch, layer by layer in Python, from the task vectors of all tasks."""
+
+    def merged(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
+        vectors = [self.suite.tasks[0].task_vector] * len(coefficients)
+        return {
+            name: sum((c * vector[name] for c, vector in zip(coefficients, vectors, strict=True)), start=tensor)
+            for name, tensor in self.suite.pretrained.items()
+        }
+
+    def step(self) -> None:
+        for task, images in enumerate(self.next()):
+            with torch.no_grad():
+                teacher = self.merged([float(other == task) for other in range(MERGED)])
+                targets = functional_call(self.student.tower, teacher, (images,))
+            state = self.merged([0.3] * MERGED)
+            found = self.hooked(task, images, lambda x, s=state: functional_call(self.student.tower, s, (x,)))
+            train(found, targets, self.optimizer)
+
+
+class Ours(Route):
+    """One of our engines, as a trial runs it: through `distill`."""
+
+    def __init__(self, suite: Suite, engine: str, plan: CachePlan) -> None:
+        super().__init__(suite)
+        bench = Bench(merge(suite, "task_arithmetic", scaling=0.3), "cpu", plan=plan)
+        edits = bench.start(bench.place(CONFIG), 0)
+        features = suite.architecture.features
+        lesson = Lesson(torch.zeros(sum(sizes(suite, "adapt").values()), features), sizes(suite, "adapt"))
+        bench.caches.split("adapt")
+        training = TrainingConfig(steps=1000, batch=BLOCK, rungs=tuple(range(1, 1000)))
+        self.steps = distill(getattr(bench, engine), edits, lesson, training, 0)
+
+    def step(self) -> None:
+        next(self.steps)
+
+
+class Floor:
+    """The matrix products of some work, alone: plain ones with a weight each, batched ones with operands each."""
+
+    def __init__(self, work: Work) -> None:
+        plain = [(torch.randn(m, k), torch.randn(n, k).mT) for m, k, n in work.products]
+        batched = [(torch.randn(b, m, k), torch.randn(b, k, n)) for b, m, k, n in work.batched]
+        self.pairs: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]] = [
+            *((torch.mm, left, right) for left, right in plain),
+            *((torch.bmm, left, right) for left, right in batched),
+        ]
+
+    def step(self) -> None:
+        with torch.no_grad():
+            for product, left, right in self.pairs:
+                product(left, right)
 
 
 def train(features: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -35,62 +158,143 @@ def train(features: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -
     optimizer.step()
 
 
-def plain_step(
-    student: Encoder, teacher: Encoder, edits: Interventions, images: Tensor, optimizer: torch.optim.Optimizer
-) -> None:
-    """images: [tasks, images, 3, size, size]; the tower is open_clip's own, edited through hooks."""
-    for task, batch in enumerate(images):
-        handles = [
-            student.block(block).ls_1.register_forward_hook(
-                lambda m, i, z, b=block, t=task: torch.cat([z[:, :1] + edits(b, z[None, :, :1], [t])[0], z[:, 1:]], 1)
-            )
-            for block in range(SHAPE.blocks)
+# ---- the products that work needs; legend: n images, t tokens, w width, h heads, d = w / h
+
+
+@dataclass
+class Work:
+    """Products [m, k] x [k, n], and batched ones [b, m, k] x [b, k, n]."""
+
+    products: list[tuple[int, int, int]] = field(default_factory=list)
+    batched: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def linear(self, m: int, k: int, n: int, backward: bool) -> None:
+        """A linear layer, forward and perhaps the gradient of its input; the weights are frozen."""
+        self.products += [(m, k, n), *([(m, n, k)] if backward else [])]
+
+    def attention(self, b: int, queries: int, keys: int, d: int, backward: int) -> None:
+        """Scores and mixture, forward and so many gradients of either."""
+        self.batched += [(b, queries, d, keys), (b, queries, keys, d)] * (1 + backward)
+
+
+def tower_work(shape: Architecture, n: int, *, train: bool, class_last: bool, embed: bool) -> Work:
+    """A whole forward, with `train` the backward down to the first block's intervention."""
+    w, t, h, work = shape.width, shape.tokens, shape.heads, Work()
+    if embed:
+        work.linear(n * (t - 1), 3 * shape.patch_size**2, w, backward=False)
+    for block in range(shape.blocks):
+        down = train and block > 0
+        asking = n if class_last and block == shape.blocks - 1 else n * t
+        work.linear(asking, w, w, backward=down)
+        work.linear(n * t, w, 2 * w, backward=down)
+        work.attention(n * h, asking // n, t, w // h, backward=2 * down)
+        work.linear(asking, w, w, backward=down)
+        work.linear(asking, w, 4 * w, backward=train)
+        work.linear(asking, 4 * w, w, backward=train)
+    return work
+
+
+def stream_work(shape: Architecture, n: int) -> Work:
+    """A training step of the class stream on stored keys and values."""
+    w, h, work = shape.width, shape.heads, Work()
+    for block in range(shape.blocks):
+        work.linear(n, w, 3 * w, backward=block > 0)
+        work.attention(n * h, 1, shape.tokens - 1, w // h, backward=int(block > 0))
+        work.linear(n, w, w, backward=block > 0)
+        work.linear(n, w, 4 * w, backward=True)
+        work.linear(n, 4 * w, w, backward=True)
+    return work
+
+
+def plain_work(shape: Architecture, tasks: int) -> Work:
+    """Teacher forward, student forward and backward, one task after another."""
+    student, teacher = (tower_work(shape, BLOCK, train=t, class_last=False, embed=True) for t in (True, False))
+    return Work((student.products + teacher.products) * tasks, (student.batched + teacher.batched) * tasks)
+
+
+# ---- the table
+
+
+def routes(shape: Architecture, tasks: int) -> dict[str, Callable[[], HasStep]]:
+    """Every row of the table, made when it is needed."""
+    suite, n = random_suite(shape, tasks, IMAGES), tasks * BLOCK
+    streams = {
+        f"stream, {name}": partial(Ours, suite, "stream", CachePlan(storage=name, boundaries=(0,))) for name in STORAGES
+    }
+    exact_work = tower_work(shape, n, train=True, class_last=True, embed=False)
+    return {
+        "literature": partial(Literature, suite),
+        "plain loop": partial(PlainLoop, suite),
+        "plain loop's floor": partial(Floor, plain_work(shape, tasks)),
+        "exact": partial(Ours, suite, "exact", CachePlan(boundaries=(0,))),
+        "exact's floor": partial(Floor, exact_work),
+        **streams,
+        "stream's floor": partial(Floor, stream_work(shape, n)),
+    }
+
+
+def times(made: Mapping[str, HasStep], repeats: int) -> dict[str, list[float]]:
+    """Seconds of the steps; every round takes one step of each route, the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in made}
+    for turn in range(repeats + 1):
+        for name, route in made.items():
+            began = time.perf_counter()
+            route.step()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def memory_of(name: str, arguments: Sequence[str]) -> float:
+    """Largest private memory of three steps, MiB, in a process of its own."""
+    command = [sys.executable, __file__, *arguments, "--memory-of", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> str:
+    """Median of the ratios within a round."""
+    return f"{median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)):.2f}"
+
+
+def print_table(seconds: Mapping[str, list[float]], memory: Mapping[str, float]) -> None:
+    heads = ("median s", "least", "most", "plain / it", "lit. / it", "over floor", "MiB")
+    print(f"{'route':20}" + "".join(f"{head:>11}" for head in heads))
+    for name, taken in seconds.items():
+        kind = name.split(",")[0].removesuffix("'s floor")
+        floor = f"{kind}'s floor" if f"{kind}'s floor" in seconds else name
+        figures = [f"{figure:.4f}" for figure in (median(taken), min(taken), max(taken))]
+        figures += [
+            ratio(seconds, slow, fast) for slow, fast in (("plain loop", name), ("literature", name), (name, floor))
         ]
-        with torch.no_grad():
-            targets = teacher.tower(batch)
-        train(student.tower(batch), targets, optimizer)
-        for handle in handles:
-            handle.remove()
-
-
-def exact_step(
-    student: Encoder, edits: Interventions, entered: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer
-) -> None:
-    """entered: [tasks, images, tokens, width]; teacher features were computed once, before."""
-    train(run_with(student, edits, entered), targets, optimizer)
+        figures += [f"{memory[name]:.0f}" if name in memory else ""]
+        print(f"{name:20}" + "".join(f"{figure:>11}" for figure in figures))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SHAPES, default="vit_b32")
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", help="print the memory of one route's steps and nothing else")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    torch.manual_seed(0)
-    student, teacher = (Encoder(SHAPE).eval().requires_grad_(False) for _ in range(2))
-    plain, exact = interventions(chosen.tasks), interventions(chosen.tasks)
-    optimizers = [torch.optim.Adam(edits.parameters(), lr=1e-3) for edits in (plain, exact)]
-    seconds: dict[str, list[float]] = {"plain loop": [], "exact engine": []}
-    for repeat in range(chosen.repeats + 1):
-        images = torch.randn(chosen.tasks, IMAGES // chosen.tasks, 3, SHAPE.image_size, SHAPE.image_size)
-        with torch.no_grad():  # what the engine computes once a suite, not once a step
-            entered = torch.stack([student.embed(batch) for batch in images])
-            targets = torch.stack([teacher.features(batch) for batch in images])
-        began = time.perf_counter()
-        plain_step(student, teacher, plain, images, optimizers[0])
-        between = time.perf_counter()
-        exact_step(student, exact, entered, targets, optimizers[1])
-        if repeat:  # the first warms up
-            seconds["plain loop"].append(between - began)
-            seconds["exact engine"].append(time.perf_counter() - between)
-    for name, times in seconds.items():
-        print(f"{name:13} median {median(times):7.3f} s   {min(times):7.3f} to {max(times):7.3f}")
-    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
-    print(
-        f"plain / exact: {median(seconds['plain loop']) / median(seconds['exact engine']):.2f} of medians, "
-        f"{median(ratios):.2f} median of pairs ({chosen.tasks} tasks, {IMAGES} images, {chosen.threads} threads)"
-    )
+    known = routes(SHAPES[chosen.model], chosen.tasks)
+    if chosen.memory_of:
+        route = known[chosen.memory_of]()
+        before = anonymous_mib()
+        with peak_of_anonymous() as peak:
+            for _ in range(3):
+                route.step()
+        print(peak[0] - before)
+        return
+    made = {name: make() for name, make in known.items()}
+    seconds = times(made, chosen.repeats)
+    made.clear()
+    given = ["--model", chosen.model, "--tasks", str(chosen.tasks), "--threads", str(chosen.threads)]
+    memory = {name: memory_of(name, given) for name in known if "floor" not in name}
+    print(f"{chosen.model}, random weights, {chosen.tasks} x {BLOCK} images a step, {chosen.threads} threads, CPU")
+    print_table(seconds, memory)
 
 
 if __name__ == "__main__":
