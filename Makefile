@@ -29,7 +29,12 @@ search: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/merging_memory.py
-	$(BIN)/python tests/benchmarks/step_time.py
+	$(BIN)/python tests/benchmarks/step_time.py --model vit_b32
+	$(BIN)/python tests/benchmarks/step_time.py --model mini8 --tasks 8
+	$(BIN)/python tests/benchmarks/engine_cost.py
+	$(BIN)/python tests/benchmarks/trial_time.py
+	$(BIN)/python tests/benchmarks/search_cost.py
+	$(BIN)/python tests/benchmarks/sameness.py
 
 clean:
 	rm -rf .venv

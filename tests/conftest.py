@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from intervmerge.suites.suite import Suite, load_suite
 
 torch.set_num_threads(2)
 os.environ.update({**ENVIRONMENT, **LOCAL})  # before any test imports Ray
+_CACHES = tempfile.TemporaryDirectory(prefix="intervmerge-caches-")  # gone with this process
+os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from torch import Tensor
 from intervmerge.bundle import Bundle, export, load_bundle
 from intervmerge.bundle.model import WEIGHTS
 from intervmerge.errors import CheckpointError, ConfigError
-from intervmerge.interventions import InterventionConfig
+from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, sha256_of
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord
+from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import Score
+from intervmerge.trial.evaluate import Score, measure_student
 from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, run_trial
@@ -33,6 +33,8 @@ CONFIGS = (
 )
 CHEAPEST = len(TASKS) * 2 * 48
 """Extra parameters of the second: a constant of the whole width in two blocks, for each task."""
+MIXTURE = 5820 // len(TASKS) + CHEAPEST // len(TASKS)
+"""Extra parameters of one task of the first, and of one of the second."""
 FRAMEWORKS = ("ray", "optuna", "mlflow", "matplotlib")
 
 
@@ -54,13 +56,15 @@ def counts(scores: Mapping[str, Score]) -> Scores:
 
 
 def run(number: int, intervention: InterventionConfig, bench: Bench, folder: Path) -> Record:
-    """A trial and its record, test included for the first."""
+    """A trial and its record; the first is measured on test, the second only on what a mixture takes from it."""
     config = TrialConfig(
         intervention=intervention, training=TrainingConfig(steps=32, batch=16, learning_rate=0.03), seed=1
     )
     own = folder / "trials" / str(number)
     own.mkdir(parents=True)
     result = run_trial(config, bench, folder=own)
+    tasks = None if number == 0 else ["green"]
+    test = measure_student(bench.exact, result.interventions, bench.base.suite, "test", bench.teachers("test"), tasks)
     return Record(
         number=number,
         state="complete",
@@ -70,7 +74,7 @@ def run(number: int, intervention: InterventionConfig, bench: Bench, folder: Pat
         extra_params=result.extra_params,
         rungs=[RungRecord(rung.steps, rung.seconds, counts(rung.scores)) for rung in result.rungs],
         sha256=sha256_of(own / FILE),
-        test=counts(bench.measure(result.interventions, "test")) if number == 0 else {},
+        test=counts(test),
     )
 
 
@@ -118,6 +122,14 @@ def exported(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(exported: Path) -> Bundle:
     return load_bundle(exported, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def mixed(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a mixture: red from the first trial, green from the second, blue without interventions."""
+    path = tmp_path_factory.mktemp("mixed") / "model"
+    export(study, path=path, max_extra_params=MIXTURE, composed=True)
+    return load_bundle(path, device="cpu")
 
 
 @pytest.fixture
@@ -201,6 +213,110 @@ def test_loading_and_predicting_need_no_framework(exported: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("['blue "), done.stderr
+
+
+# ---- a trial a task
+
+
+def test_a_mixture_takes_each_task_from_its_own_trial_or_from_none(mixed: Bundle, study: Study) -> None:
+    origins = mixed.file.provenance.tasks
+    assert {task: None if origin is None else origin.trial for task, origin in origins.items()} == {
+        "red": 0, "green": 1, "blue": None,
+    }  # fmt: skip
+    assert [task for task, _ in mixed.interventions.rows] == mixed.file.edited == ["red", "green"]
+    of_trials = [Interventions.load(study.folder / "trials" / number / FILE) for number in ("0", "1")]
+    for row, (own, task) in enumerate(zip(of_trials, ("red", "green"), strict=True)):
+        measured = own.state([name for name, _ in own.rows].index(task))
+        found = mixed.interventions.state(row)
+        assert found.keys() == measured.keys()
+        assert all(torch.equal(found[name], measured[name]) for name in found)
+
+
+def test_a_mixture_keeps_the_parameters_that_it_says(mixed: Bundle) -> None:
+    kept = [tensor.numel() for row in range(2) for tensor in mixed.interventions.kept(row).values()]
+    assert sum(kept) == mixed.extra_params == MIXTURE
+    origins = mixed.file.provenance.tasks.values()
+    assert sum(origin.extra_params for origin in origins if origin is not None) == MIXTURE
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_mixture_is_right_on_the_images_that_its_trials_were_right_on(
+    mixed: Bundle, study: Study, split: str
+) -> None:
+    first, second = ({"validation": trial.scores, "test": trial.test}[split] for trial in study.record.trials)
+    bare = study.record.references[split]["merged"]
+    measured = {"red": first["red"], "green": second["green"], "blue": bare["blue"]}
+    assert measured == {"validation": mixed.file.validation, "test": mixed.file.test}[split]
+    for task in study.suite.tasks:
+        images = task.splits[split]
+        assert int((mixed(images.pixels, task.name).argmax(-1) == images.labels).sum()) == measured[task.name].correct
+
+
+def test_tasks_with_and_without_interventions_go_through_a_mixture_together(mixed: Bundle, study: Study) -> None:
+    images, names, _ = shuffled(study.suite)
+    together = mixed(images, names)
+    for name, classes in TASKS.items():
+        mine = torch.tensor([other == name for other in names])
+        torch.testing.assert_close(together[mine, :classes], mixed(images[mine], name), rtol=1e-4, atol=1e-4)
+    merged = study.base()
+    pixels = study.suite.tasks[2].splits["test"].pixels
+    bare = study.suite.features(study.suite.encoder(merged.state, merged.rule), pixels)
+    torch.testing.assert_close(mixed.features(pixels, "blue"), bare)
+
+
+def test_the_card_of_a_mixture_says_where_each_task_comes_from_and_what_was_expected(mixed: Bundle) -> None:
+    card = (mixed.path / "README.md").read_text()
+    assert "| red | 0 | 1 | 1,940 | noreft rank 4, all blocks, token all |" in card
+    assert "| green | 1 | 1 | 96 | lobireft rank 1, blocks 2 4, token class |" in card
+    assert "| blue | - | - | 0 | no intervention |" in card
+    figures = (mixed.file.expected, accuracy(mixed.file.validation), accuracy(mixed.file.test))
+    expected, validation, test = (f"{100 * share:.1f}" for share in figures if share is not None)
+    assert f"Expected {expected}, by the shrunk figures" in card
+    assert f"validation {validation}, test {test}." in card
+    assert "trial None" not in card
+
+
+def test_a_mixture_is_the_composed_fronts_best_within_the_budget(study: Study, tmp_path: Path) -> None:
+    front = study.record.composed_front
+    dearest = export(study, path=tmp_path / "any", composed=True)
+    assert (dearest.extra_params, dearest.file.expected) == (front[-1].extra_params, front[-1].expected)
+    below = export(study, path=tmp_path / "below", max_extra_params=MIXTURE - 1, composed=True)
+    assert below.extra_params == max(m.extra_params for m in front if m.extra_params < MIXTURE)
+    assert below.file.test == {}  # red of the second trial was not measured there
+
+
+def test_a_mixture_of_a_changed_file_is_refused(study: Study, tmp_path: Path) -> None:
+    failing = changed(study, tmp_path / "a", b"other", known=False)
+    with pytest.raises(CheckpointError, match="must be the file that was measured"):
+        export(failing, path=tmp_path / "model", max_extra_params=MIXTURE, composed=True)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"trial": 0}, "trial: got 0; in a composed point each task has its own trial; .*not both"),
+        ({"max_extra_params": 95}, "max_extra_params: got 95; .*allowed: 96 or more"),
+    ],
+)
+def test_a_mixture_that_is_not_there_is_refused(study: Study, tmp_path: Path, asked: dict[str, int], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        export(study, path=tmp_path / "model", composed=True, **asked)
+
+
+def test_a_task_is_measured_alone_as_among_all(study: Study) -> None:
+    bench = Bench(study.base(), "cpu")
+    own = Interventions.load(study.folder / "trials/0" / FILE)
+    taken = (bench.exact, own, study.suite, "validation", bench.teachers("validation"))
+    assert measure_student(*taken, ["green"]) == {"green": measure_student(*taken)["green"]}
+
+
+def test_a_bundle_from_before_mixtures_loads(broken: Path) -> None:
+    path = broken / "bundle.json"
+    values = json.loads(path.read_text())
+    del values["expected"], values["provenance"]["tasks"], values["provenance"]["selection"]
+    path.write_text(json.dumps(values))
+    assert load_bundle(broken, "cpu").file.edited == list(TASKS)
 
 
 # ---- the folder

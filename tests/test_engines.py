@@ -19,7 +19,7 @@ from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial import storages
 from intervmerge.trial.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
-from intervmerge.trial.caches import NO_CACHES, SPLITS, CachePlan, plan_caches, take
+from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import adam, distill
 from intervmerge.trial.exact import Engine, features
@@ -126,7 +126,7 @@ def test_normalised_tokens_score_and_mix_as_the_keys_and_values_that_they_make(b
 
 def test_the_stream_computes_no_gradient_for_what_is_stored(bench: Bench) -> None:
     features_and_gradients(bench.stream, moved(bench), some_images(bench.base.suite))
-    for split in SPLITS:
+    for split in STREAMED:
         cached = bench.caches.split(split)
         assert cached is not None
         assert not any(tensor.requires_grad for tensor in cached.tensors.values())
@@ -169,8 +169,8 @@ def test_a_step_of_a_block_of_images_is_one_view_and_another_is_gathered(bench: 
         view = cached.taken("keys", 1, cached.placed(Batch("adapt", index)))
         assert view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
     index = batches(sizes(bench.base.suite, "adapt"), BLOCK // 2, 1, seed=4)[0]
-    places = cached.placed(Batch("adapt", index))
-    assert torch.equal(cached.taken("keys", 1, places), whole[places])
+    gathered = cached.taken("keys", 1, cached.placed(Batch("adapt", index)))
+    assert torch.equal(gathered, torch.stack([whole[cached.places[image]] for image in index.flatten()]))
 
 
 def test_side_by_side_holds_every_image_once_by_blocks_of_all_tasks() -> None:
@@ -182,12 +182,6 @@ def test_side_by_side_holds_every_image_once_by_blocks_of_all_tasks() -> None:
     assert torch.equal(order[: 3 * BLOCK], first)
     few = side_by_side(every, limit=BLOCK)
     assert torch.equal(few, first)
-
-
-def test_taking_neighbours_copies_nothing() -> None:
-    rows = torch.arange(20).view(10, 2)
-    assert take(rows, torch.tensor([3, 4, 5])).data_ptr() == rows[3].data_ptr()
-    assert take(rows, torch.tensor([3, 5, 4])).tolist() == [[6, 7], [10, 11], [8, 9]]
 
 
 # ---- the ladder
@@ -330,7 +324,7 @@ def test_the_bytes_of_a_step_are_about_what_autograd_saves(bench: Bench, name: s
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    for tensors in (cached.tensors for split in SPLITS if (cached := bench.caches.split(split))):
+    for tensors in (cached.tensors for split in STREAMED if (cached := bench.caches.split(split))):
         frozen |= {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
     batch = some_images(bench.base.suite)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

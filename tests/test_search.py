@@ -32,7 +32,9 @@ from intervmerge.search.space import read_space, schema, shipped
 from intervmerge.search.study import VIEWS, Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
+from intervmerge.tracking.records import accuracy
 from intervmerge.tracking.runs import NUMBER, PARENT, local_uri
+from intervmerge.trial.stream import STREAM_ERROR
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -135,6 +137,7 @@ def test_schema_names_every_key_of_the_shipped_spaces() -> None:
         ("{choices: [all, mask]}", "last_1\n  token: patches", r"line 7, intervention\.blocks: got last_1;"),
         ("{trials: 5}", "{max_extra_params: 5}", r"line 9, search\.max_extra_params: got 5"),
         ("{trials: 5}", "{seed: -1}", r"line 9, search\.seed: got -1"),
+        ("steps: 4", "steps: 4, engine: steam", r"line 3, training\.engine: .*stream \(did you mean it\?\)"),
         ("steps: 4", "steps: 4, steps: 5", r"line 3, training\.steps: got the same key again"),
         (SPACE, "", "got an empty file"),
         (SPACE, "- a list", "got a list"),
@@ -154,6 +157,15 @@ def test_a_wrong_space_is_refused_with_file_line_and_key_before_ray_starts(
     assert not (tmp_path / "study").exists()
 
 
+def test_a_stream_for_other_tokens_is_refused_before_ray_starts(
+    odd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SPACE.replace("intervention:", "intervention:\n  token: {choices: [class, all]}")
+    start = ["--space", str(write(tmp_path / "s.yaml", text)), "--suite", str(odd_folder), "--engine", "stream"]
+    assert search([*start, "--out", str(tmp_path / "study")]) == 2
+    assert "training.engine: got stream, for token all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -169,6 +181,9 @@ def test_a_wrong_space_is_refused_with_file_line_and_key_before_ray_starts(
         (["--suite", "mini9"], "suite: got 'mini9'"),
         (["--space", "mini_intervention"], r"mini_interventions \(did you mean it\?\)"),
         (["--out", "/proc/study"], "--out"),
+        (["--engine", "steam"], r"stream \(did you mean it\?\)"),
+        (["--cache-gib", "-1"], r"--cache-gib: got -1"),
+        (["--step-gib", "0"], r"--step-gib: got 0"),
     ],
 )
 def test_wrong_flags_are_refused_with_four_parts_before_ray_starts(
@@ -225,7 +240,8 @@ def test_dry_run_counts_the_space_and_trains_nothing(
     # on 5 or 3 blocks: noreft and consreft of rank 1 to 4 on two slices, lobireft on two slices
     assert f"{2 * (8 + 8 + 2)} different configurations among 72 points of the grid; 36 equal to another" in out
     assert "over the budget of 2,000" in out
-    assert re.search(r"a step takes about [\d.]+ s, a trial of 4 steps", out)
+    assert re.search(r"stream engine, 100 % of the space: a step takes about [\d.]+ s, a trial of 4 steps", out)
+    assert "caches: class stream in fp32, 5 of 5 block boundaries" in out
     assert not (tmp_path / "study").exists()
 
 
@@ -285,8 +301,33 @@ def test_the_front_grows_in_accuracy_and_parameters_and_is_measured_on_test(stud
     for cheap, dear in pairwise(record.front):
         assert cheap.extra_params < dear.extra_params
     assert all(trial.test for trial in record.front)
-    assert not any(trial.test for trial in record.trials if trial not in record.front)
+    composing = {number for mixture in record.composed.listed for number in mixture.choice.values()}
+    shown = composing | {trial.number for trial in record.front}
+    assert not any(trial.test for trial in record.trials if trial.number not in shown)
     assert set(record.references["test"]) >= {"merged", "individual", "pre-trained"}
+
+
+def test_records_say_which_engine_trained_and_which_measured_and_a_front_is_exact(studied: Path) -> None:
+    record = load_study(studied).record
+    for trial in record.complete:
+        assert trial.engine == "stream"  # the space edits the class token alone
+        assert [rung.measured_by for rung in trial.rungs][:-1] == ["stream"]
+    assert record.front
+    assert {trial.measured_by for trial in record.front} == {"exact"}
+    rows = pq.read_table(studied / "trials.parquet").to_pylist()
+    complete = [row for row in rows if row["state"] == "complete"]
+    assert {row["engine"] for row in complete} == {"stream"}
+    assert {row["measured_by"] for row in complete if row["on_front"]} == {"exact"}
+
+
+def test_a_trial_that_cannot_reach_the_front_is_not_measured_again(studied: Path) -> None:
+    """Figures of the stream stay where a cheaper trial is better by more than the stream's own error."""
+    record = load_study(studied).record
+    for trial in record.complete:
+        if trial.measured_by == "stream":
+            exact = [t for t in record.complete if t.extra_params <= trial.extra_params and t.measured_by == "exact"]
+            bars = [accuracy(t.scores) for t in exact] + [accuracy(record.references["validation"]["merged"])]
+            assert max(bars) > accuracy(trial.scores) + STREAM_ERROR
 
 
 def test_optuna_has_no_zombie_and_two_objectives_of_every_complete_trial(studied: Path) -> None:

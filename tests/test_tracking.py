@@ -8,16 +8,26 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 from pydantic import ValidationError
 
+from intervmerge import pareto
+from intervmerge.errors import ConfigError
+from intervmerge.search.journal import Journal
+from intervmerge.tracking.composed import BUDGETS, budget_of
 from intervmerge.tracking.plots import MEASURES, PLACEHOLDER, TEMPLATE, short, spread, write_html, write_png
 from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, StudyRecord, accuracy, agreement
+from intervmerge.tracking.runs import flat, growth
+from intervmerge.tracking.tables import NOTHING, composed_rows, mean_optimism, write_front
 
 TASKS = ("digits", "flags")
 EVERYWHERE = {"formula": "noreft", "rank": 4, "blocks": list(range(12)), "token": "class", "slice_width": 96,
@@ -121,6 +131,226 @@ def test_the_hypervolume_never_falls_as_trials_come_in() -> None:
     assert volumes == sorted(volumes)
     assert volumes[0] == 0 < volumes[-1] == whole.hypervolume() < 1
     assert whole.front_size(40) == len(whole.front)
+
+
+# ---- composed fronts
+
+
+def uneven(number: int, extra_params: int, *correct: int, test: Mapping[str, int] | None = None) -> Record:
+    """A trial that is right on so many of 100 images of each of TASKS, and on `test` for some of them."""
+    own = {task: Counts(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
+    tested = {task: Counts(right, right, 100) for task, right in (test or {}).items()}
+    training = {"learning_rate": 0.01, "steps": 60}
+    return trial(number, 0, extra_params, rungs=(RungRecord(60, 3.0, own),), training=training, test=tested)
+
+
+def drawn(seed: int, number: int = 12, **more: Any) -> StudyRecord:
+    """A study whose trials are better the dearer they are, and uneven by chance."""
+    generator = random.Random(seed)
+    costs = sorted(2 * generator.randint(20, 20_000) for _ in range(number))
+    rights = [[min(99, 45 + 3 * n + generator.randint(-9, 9)) for _ in TASKS] for n in range(number)]
+    return study(*(uneven(n, costs[n], *rights[n]) for n in range(number)), **more)
+
+
+def specialists() -> StudyRecord:
+    """Trial 0 is for digits, trial 1 for flags; raw, so that every figure is a hundredth."""
+    return study(uneven(0, 400, 70, 50), uneven(1, 2_000, 50, 80), selection="raw")
+
+
+@pytest.mark.parametrize("selection", ["raw", "shrunk"])
+def test_of_one_configuration_the_tasks_that_gain_most_take_it_first(selection: str) -> None:
+    front = study(uneven(0, 400, 60, 75), selection=selection).composed_front
+    assert [(dict(m.choice), m.extra_params) for m in front] == [
+        ({"digits": None, "flags": 0}, 200),
+        ({"digits": 0, "flags": 0}, 400),
+    ]
+    assert [m.expected for m in front] == pytest.approx([0.625, 0.675])
+
+
+def test_a_task_that_no_trial_helps_takes_none() -> None:
+    front = study(uneven(0, 400, 60, 45), uneven(1, 900, 70, 50), selection="raw").composed_front
+    assert {m.choice["flags"] for m in front} == {None}
+    assert study(uneven(0, 400, 45, 45)).composed_front == study().composed_front == []
+
+
+def test_specialists_are_mixed() -> None:
+    record = specialists()
+    assert record.front == [record.trials[0], record.trials[1]]
+    assert [(tuple(m.choice.values()), m.extra_params, m.validation) for m in record.composed_front] == [
+        ((0, None), 200, 0.6), ((None, 1), 1_000, 0.65), ((0, 1), 1_200, 0.75),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_by_raw_figures_no_uniform_trial_is_above_the_composed_front(seed: int) -> None:
+    record = drawn(seed, selection="raw")
+    for one in record.front:
+        best = record.composed.best(one.extra_params)
+        assert best is not None
+        assert best.validation >= accuracy(one.scores) - pareto.TIE
+    assert record.composed_hypervolume() >= record.hypervolume()
+
+
+@pytest.mark.parametrize("selection", ["raw", "shrunk"])
+@pytest.mark.parametrize("select", OBJECTIVES)
+def test_a_mixture_has_the_figures_of_its_parts(selection: str, select: str) -> None:
+    record = drawn(1, selection=selection, select=select)
+    rows = {one.number: one.scores for one in record.trials}
+    shares = np.array([[rows[n][task].correct / 100 for task in TASKS] for n in rows])
+    chosen_by = pareto.shrink(shares, 100) if selection == "shrunk" else shares
+    assert record.composed_front
+    for mixture in record.composed_front:
+        assert mixture.extra_params == sum(
+            record.trials[n].extra_params // 2 for n in mixture.choice.values() if n is not None
+        )
+        assert mixture.scores == {
+            task: record.references["validation"]["merged"][task] if n is None else rows[n][task]
+            for task, n in mixture.choice.items()
+        }  # fmt: skip
+        expected = [0.5 if n is None else chosen_by[n, TASKS.index(task)] for task, n in mixture.choice.items()]
+        assert mixture.expected == pytest.approx(fmean(expected))
+        assert mixture.validation == OBJECTIVES[select](mixture.scores)
+
+
+def test_both_axes_of_the_composed_front_grow_from_above_the_merged_base() -> None:
+    front = drawn(2).composed_front
+    assert all(a.extra_params < b.extra_params and a.expected < b.expected for a, b in pairwise(front))
+    assert front[0].expected > 0.5
+
+
+def test_only_trials_measured_exactly_to_their_end_are_mixed() -> None:
+    streamed = trial(1, 0, 400, rungs=(RungRecord(60, 1.0, scores(89), measured_by="stream"),))
+    unfinished = trial(2, 80, 400, state="running")
+    mixtures = study(uneven(0, 400, 60, 60), streamed, unfinished).composed_front
+    assert {number for m in mixtures for number in m.choice.values()} <= {0, None}
+
+
+def test_an_unknown_selection_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"selection: .*raw \(did you mean it\?\)"):
+        _ = study(trial(0, 60, 300), selection="rwa").composed_front
+
+
+def test_the_listed_points_are_the_best_within_round_budgets_and_the_most_accurate_one() -> None:
+    record = drawn(3)
+    listed = record.composed.listed
+    assert listed[-1] is record.composed_front[-1]
+    assert len({m.extra_params for m in listed}) == len(listed)
+    for budget in BUDGETS:
+        assert record.composed.best(budget) in [None, *listed]
+    assert all(m is record.composed.best(budget_of(m)) for m in listed)
+
+
+def test_what_parameters_buy_adds_up_to_what_is_expected_above_the_merged_base() -> None:
+    record = drawn(4)
+    total = 0.5
+    for mixture, gains in zip(record.composed.listed, record.composed.bought, strict=True):
+        assert sorted(task for task, _ in gains) == sorted(TASKS)
+        assert [gain for _, gain in gains] == sorted((gain for _, gain in gains), reverse=True)
+        total += fmean(gain for _, gain in gains)
+        assert mixture.expected == pytest.approx(total)
+
+
+def test_the_raw_composed_hypervolume_never_falls_as_trials_come_in() -> None:
+    record = drawn(5, selection="raw")
+    volumes = [growth(record, first)["composed_hypervolume"] for first in range(13)]
+    assert volumes == sorted(volumes)
+    assert volumes[0] == 0 < volumes[-1] == record.composed_hypervolume() < 1
+
+
+def measured(record: StudyRecord, right: int = 60) -> StudyRecord:
+    """The same study after what is untested was measured."""
+    known = {
+        number: record.trials[number].with_test({task: Counts(right, right, 100) for task in tasks})
+        for number, tasks in record.untested.items()
+    }
+    return replace(record, trials=[known.get(one.number, one) for one in record.trials])
+
+
+def test_a_pair_of_trial_and_task_is_measured_on_test_once() -> None:
+    dominated = uneven(2, 3_000, 40, 90)  # its flags are the best, and its mean is below trial 1's
+    record = study(uneven(0, 400, 70, 50), uneven(1, 2_000, 60, 80), dominated)
+    assert record.untested == {0: ["digits", "flags"], 1: ["digits", "flags"], 2: ["flags"]}
+    after = measured(record)
+    assert after.untested == {}
+    assert (after.tested(after.trials[2]), set(after.trials[2].test)) == ({}, {"flags"})
+    more = replace(after, trials=[*after.trials[:2], after.trials[2], uneven(3, 9_000, 90, 95)])
+    assert more.untested == {3: ["digits", "flags"]}
+    promoted = replace(after, trials=[after.trials[0], after.trials[2]])
+    assert promoted.untested == {2: ["digits"]}
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_journal_keeps_what_was_measured_of_other_tasks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, optuna.samplers.RandomSampler(seed=0))
+    asked, record = journal.study.ask(), uneven(0, 400, 70, 50)
+    journal.tell(asked, record, "accuracy")
+    for task, right in (("flags", 48), ("digits", 66)):
+        journal.keep_test(record.with_test({task: Counts(right, right, 100)}))
+    assert journal.records()[0].test == {"flags": Counts(48, 48, 100), "digits": Counts(66, 66, 100)}
+
+
+def test_optimism_is_validation_minus_test_where_every_choice_was_measured() -> None:
+    first = uneven(0, 400, 70, 50, test={"digits": 66})
+    record = study(first, uneven(1, 2_000, 50, 80, test={"flags": 71}), selection="raw")
+    cheap, middle, dear = record.composed_front
+    # on test, flags without interventions are those of the merged base: 50
+    assert [m.test for m in (cheap, middle, dear)] == pytest.approx([0.58, 0.605, 0.685])
+    assert [m.optimism for m in (cheap, middle, dear)] == pytest.approx([0.02, 0.045, 0.065])
+    untested = replace(record, trials=[replace(first, test={}), record.trials[1]])
+    assert [m.optimism for m in untested.composed_front] == [None, pytest.approx(0.045), None]
+    assert mean_optimism(record) == {"front": None, "composed": pytest.approx((0.02 + 0.065 + 0.045) / 3)}
+    assert mean_optimism(measured(specialists()))["front"] == pytest.approx((0.6 + 0.65) / 2 - 0.6)
+
+
+def test_no_mean_on_test_is_shown_of_some_tasks_only(tmp_path: Path) -> None:
+    record = study(uneven(0, 400, 70, 50, test={"digits": 66}))
+    write_front(record, tmp_path / "front.json")
+    values = json.loads((tmp_path / "front.json").read_text())
+    assert [point["test_accuracy"] for point in values["front"]] == [None]
+    assert values["mean_optimism"]["front"] is None
+    assert embedded(page(record, tmp_path))["trials"][0]["test"] is None
+
+
+def test_the_composed_points_of_front_json_follow_from_the_records(tmp_path: Path) -> None:
+    record = measured(drawn(6))
+    write_front(record, tmp_path / "front.json")
+    values = json.loads((tmp_path / "front.json").read_text())
+    trials, models = {one.number: one for one in record.trials}, record.references
+    assert values["selection"] == "shrunk"
+    assert [point["extra_params"] for point in values["composed"]] == [m.extra_params for m in record.composed.listed]
+    for point in values["composed"]:
+        taken = {task: choice["trial"] for task, choice in point["choice"].items()}
+        rows = [(trials[n].scores[t], trials[n].test[t]) if n is not None else
+                (models["validation"]["merged"][t], models["test"]["merged"][t]) for t, n in taken.items()]  # fmt: skip
+        validation, test = (fmean(counts.correct / 100 for counts in split) for split in zip(*rows, strict=True))
+        assert (point["validation_accuracy"], point["test_accuracy"]) == pytest.approx((validation, test))
+        assert point["optimism"] == pytest.approx(validation - test)
+        words = [NOTHING if n is None else record.words(trials[n]) for n in taken.values()]
+        assert [choice["configuration"] for choice in point["choice"].values()] == words
+
+
+def test_a_composed_point_is_one_row_of_a_table_with_a_column_a_task() -> None:
+    cells = [flat(row) for row in composed_rows(specialists())]
+    assert [row["digits"] for row in cells] == [
+        "trial 0: noreft rank 4, all blocks, token class",
+        NOTHING,
+        "trial 0: noreft rank 4, all blocks, token class",
+    ]
+    assert all(not isinstance(value, dict) for row in cells for value in row.values())
+    assert len({tuple(row) for row in cells}) == 1
+
+
+def test_the_page_holds_the_composed_front_and_who_is_in_it(tmp_path: Path) -> None:
+    record = measured(specialists())
+    shown = embedded(page(record, tmp_path))["composed"]
+    assert shown["steps"] == [[200, 0.6], [1_000, 0.65], [1_200, 0.75]]
+    last = shown["points"][-1]
+    assert (last["params"], last["expected"], last["test"]["accuracy"]) == (1_200, 0.75, 0.6)
+    assert {task: choice["trial"] for task, choice in last["choice"].items()} == {"digits": 0, "flags": 1}
+    assert shown["hypervolume"] == record.composed_hypervolume()
+
+
+# ---- words and pictures
 
 
 @pytest.mark.parametrize(

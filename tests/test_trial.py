@@ -287,7 +287,10 @@ def test_a_stopped_trial_goes_on_after_its_last_rung_and_ends_as_it_would_have(b
     assert [(rung.steps, rung.scores) for rung in again] == [(rung.steps, rung.scores) for rung in whole.rungs]
     for name, tensor in whole.interventions.state_dict().items():
         assert torch.equal(tensor, interventions.state_dict()[name])
-    assert not (tmp_path / unfinished.FILE).exists()
+    once_more = list(rungs(bench, config, bench.start(bench.place(config), config.seed), tmp_path))
+    assert once_more == again  # its seconds too: nothing was trained or measured
+    unfinished.finish(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["interventions.safetensors"]
 
 
 def test_a_stopped_trial_is_not_taken_up_by_another(bench: Bench, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from intervmerge.bundle.model import BundleFile
+from intervmerge.bundle.model import BundleFile, Origin
 from intervmerge.suites.suite import SuiteFile
 from intervmerge.tracking.records import Scores, StudyRecord, accuracy, in_words
+from intervmerge.tracking.tables import NOTHING
 
 
 def card(file: BundleFile, record: StudyRecord, suite: SuiteFile, name: str) -> str:
     """In Markdown, for a bundle in a folder of this name."""
     made = file.provenance
-    words = in_words(made.intervention, record.width, record.num_blocks)
+    words = "each task has its own, listed below" if made.tasks else _words(made.intervention, record)
+    whence = "each task from its own trial" if made.tasks else f"trial {made.trial}, seed {made.seed}"
     parts = [
         f"# {name}",
         f"One merged vision model for {len(file.tasks)} tasks, repaired with interventions: {words}.",
@@ -22,11 +26,12 @@ def card(file: BundleFile, record: StudyRecord, suite: SuiteFile, name: str) -> 
         "## Accuracy, % (right/images)",
         "The point was chosen by its validation figures: they are optimistic."
         + (" Protocol paper: adapted to and reported on the test images." if made.protocol == "paper" else ""),
+        *([_mixture(file, record)] if made.tasks else []),
         _table("validation", file, file.validation, record),
         _table("test", file, file.test, record),
         record.caption,
         "## Provenance",
-        f"Study {made.study}, trial {made.trial}, seed {made.seed}; measured by the {made.measured_by} forward. "
+        f"Study {made.study}, {whence}; measured by the {made.measured_by} forward. "
         f"Base {made.base}, fingerprint {made.base_fingerprint}. Suite {made.suite}, fingerprint "
         f"{made.suite_fingerprint}, checkpoints of the family {suite.checkpoint_family}.",
         "## Sources and licences of the tasks",
@@ -55,8 +60,36 @@ def _table(split: str, file: BundleFile, own: Scores, record: StudyRecord) -> st
         [split, *columns],
         ["---", *("---:" for _ in columns)],
         *([task.name, *(_figure(scores, task.name) for scores in columns.values())] for task in file.tasks),
-        ["mean", *(f"{100 * accuracy(scores):.1f}" if scores else "-" for scores in columns.values())],
+        ["mean", *(_percent(scores) for scores in columns.values())],
     ]
+    return _lines(rows)
+
+
+def _mixture(file: BundleFile, record: StudyRecord) -> str:
+    """Which trial each task came from, and what was expected of them together."""
+    made = file.provenance
+    rows = [["task", "trial", "seed", "extra parameters", "configuration"], ["---", "---:", "---:", "---:", "---"]]
+    rows += [[task.name, *_origin(made.tasks[task.name], record)] for task in file.tasks]
+    said = f"Expected {100 * (file.expected or 0):.1f}, by the {made.selection} figures that chose each task's trial"
+    return f"{said}; validation {_percent(file.validation)}, test {_percent(file.test)}.\n\n{_lines(rows)}"
+
+
+def _origin(origin: Origin | None, record: StudyRecord) -> list[str]:
+    if origin is None:
+        return ["-", "-", "0", NOTHING]
+    words = _words(origin.intervention, record)
+    return [str(origin.trial), str(origin.seed), f"{origin.extra_params:,}", words]
+
+
+def _words(intervention: Mapping[str, Any], record: StudyRecord) -> str:
+    return in_words(intervention, record.width, record.num_blocks)
+
+
+def _percent(scores: Scores) -> str:
+    return f"{100 * accuracy(scores):.1f}" if scores else "-"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -64,4 +97,4 @@ def _figure(scores: Scores, task: str) -> str:
     if task not in scores:
         return "-"
     counts = scores[task]
-    return f"{100 * counts.correct / counts.total:.1f} ({counts.correct}/{counts.total})"
+    return f"{100 * counts.accuracy:.1f} ({counts.correct}/{counts.total})"

@@ -1,13 +1,14 @@
-"""From a point of a study to a folder, whole or not at all."""
+"""From a point of a study, a trial or a mixture of several, to a folder, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 from intervmerge.bundle.card import card
@@ -20,12 +21,15 @@ from intervmerge.bundle.model import (
     Bundle,
     BundleFile,
     BundleTask,
+    Origin,
     Provenance,
     load_bundle,
 )
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.interventions import Interventions
 from intervmerge.suites.checkpoints import write_state
 from intervmerge.suites.suite import Suite, sha256_of
+from intervmerge.tracking.composed import Mixture
 from intervmerge.tracking.records import Record, StudyRecord
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.run import FILE as INTERVENTIONS
@@ -50,7 +54,12 @@ class ExportedStudy(Protocol):
 
 
 def export(
-    study: ExportedStudy, *, path: str | Path, max_extra_params: int | None = None, trial: int | None = None
+    study: ExportedStudy,
+    *,
+    path: str | Path,
+    max_extra_params: int | None = None,
+    trial: int | None = None,
+    composed: bool = False,
 ) -> Bundle:
     """Write a point of a study to a folder, whole or not at all, and open it.
 
@@ -59,16 +68,17 @@ def export(
         path: the folder; it must not exist, or be empty.
         max_extra_params: the most accurate trial on the front within this budget is taken.
         trial: number of the trial to take instead, on the front or not.
+        composed: take the most accurate mixture of the composed front instead, in which each task has its own trial.
 
     Raises:
         ConfigError: there is no such point, or the folder cannot be written to.
         CheckpointError: interventions or merged base are no longer those that the study measured.
     """
     target, record = Path(path).resolve(), study.record
-    chosen = _choose(record, max_extra_params, trial)
+    chosen = _choose(record, max_extra_params, trial, composed)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
-    interventions = _measured(study.folder / "trials" / str(chosen.number) / INTERVENTIONS, chosen)
+    interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
     base = study.base()
     if base.fingerprint != record.base_fingerprint:
         rule = "the base must be the one that the study measured; its suite has changed since"
@@ -76,7 +86,10 @@ def export(
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
-        (temporary / INTERVENTIONS).write_bytes(interventions)
+        if isinstance(interventions, Interventions):
+            interventions.save(temporary / INTERVENTIONS)
+        else:
+            (temporary / INTERVENTIONS).write_bytes(interventions)
         write_state(temporary / MERGED, base.state, {"fingerprint": base.fingerprint})
         write_state(temporary / HEADS, {task.name: task.head for task in base.suite.tasks}, {})
         file = _describe(base.suite, record, chosen, temporary)
@@ -92,19 +105,27 @@ def export(
     return bundle
 
 
-def _choose(record: StudyRecord, most: int | None, number: int | None) -> Record:
+def _choose(record: StudyRecord, most: int | None, number: int | None, composed: bool) -> Record | Mixture:
     """The point that is asked for; a refusal names the cheapest there is."""
     where = f"study {record.name}"
-    if number is None:
-        chosen = record.best(most)
-        if chosen is not None:
-            return chosen
-        if not record.front:
-            rule = "a point must be better than the merged base, which has no extra parameters"
-            raise ConfigError(f"{where}, front", "no point", rule, "a study with more trials or another space")
-        allowed = f"{record.front[0].extra_params} or more, the cheapest point's"
-        raise ConfigError(f"{where}, max_extra_params", most, "a point of the front must be within it", allowed)
-    complete = {trial.number: trial for trial in record.complete}
+    if number is not None:
+        if composed:
+            rule = "in a composed point each task has its own trial"
+            raise ConfigError(f"{where}, trial", number, rule, "a trial, or composed, not both")
+        return _numbered(record, most, number)
+    best = record.composed.best(most) if composed else record.best(most)
+    if best is not None:
+        return best
+    front: Sequence[Record | Mixture] = record.composed_front if composed else record.front
+    if not front:
+        rule = "a point must be better than the merged base, which has no extra parameters"
+        raise ConfigError(f"{where}, front", "no point", rule, "a study with more trials or another space")
+    allowed = f"{front[0].extra_params} or more, the cheapest point's"
+    raise ConfigError(f"{where}, max_extra_params", most, "a point of the front must be within it", allowed)
+
+
+def _numbered(record: StudyRecord, most: int | None, number: int) -> Record:
+    where, complete = f"study {record.name}", {trial.number: trial for trial in record.complete}
     if number not in complete:
         allowed = ", ".join(map(str, complete)) or "none; no trial is complete"
         raise ConfigError(f"{where}, trial", number, "it must be a complete trial", allowed)
@@ -114,8 +135,31 @@ def _choose(record: StudyRecord, most: int | None, number: int | None) -> Record
     return complete[number]
 
 
-def _measured(path: Path, trial: Record) -> bytes:
+def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
+    """One row for every task that takes interventions, from the trial that it takes them from."""
+    trials = {trial.number: trial for trial in study.record.complete}
+    taken: dict[int, Interventions] = {}
+    rows, tensors = [], []
+    for task, number in mixture.choice.items():
+        if number is None:
+            continue
+        if number not in taken:
+            _measured(study.folder, trials[number])
+            taken[number] = Interventions.load(_file(study.folder, number))
+        own = taken[number]
+        row = [name for name, _ in own.rows].index(task)
+        rows.append(own.rows[row])
+        tensors.append(own.state(row))
+    return Interventions(rows, tensors)
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / "trials" / str(number) / INTERVENTIONS
+
+
+def _measured(folder: Path, trial: Record) -> bytes:
     """The bytes of a trial's interventions, the very ones that its figures are of."""
+    path = _file(folder, trial.number)
     if not path.is_file():
         raise CheckpointError(path, "no such file", "a complete trial has its interventions", "the study's own file")
     content = path.read_bytes()
@@ -125,28 +169,54 @@ def _measured(path: Path, trial: Record) -> bytes:
     return content
 
 
-def _describe(suite: Suite, record: StudyRecord, trial: Record, folder: Path) -> BundleFile:
+def _describe(suite: Suite, record: StudyRecord, point: Record | Mixture, folder: Path) -> BundleFile:
+    own = _of_trial(point) if isinstance(point, Record) else _of_mixture(record, point)
     return BundleFile(
         version=VERSION,
         architecture=suite.architecture,
         normalization=suite.file.normalization,
         tasks=[BundleTask(name=task.name, classes=list(task.classes)) for task in suite.tasks],
-        extra_params=trial.extra_params,
-        validation=dict(trial.scores),
-        test=dict(trial.test),
+        extra_params=point.extra_params,
+        validation=dict(point.scores),
+        test=dict(record.tested(point) if isinstance(point, Record) else point.test_scores),
+        expected=None if isinstance(point, Record) else point.expected,
         provenance=Provenance(
             study=record.name,
-            trial=trial.number,
-            seed=trial.seed,
             base=record.base,
             base_fingerprint=record.base_fingerprint,
             suite=suite.name,
             suite_fingerprint=suite.fingerprint,
             protocol=record.protocol,
             select=record.select,
-            measured_by=trial.measured_by,
-            intervention=dict(trial.intervention),
-            training=dict(trial.training),
+            **own,
         ),
         sha256={name: sha256_of(folder / name) for name in WEIGHTS},
+    )
+
+
+def _of_trial(trial: Record) -> dict[str, Any]:
+    """Keys of Provenance for one trial."""
+    return {
+        "trial": trial.number,
+        "seed": trial.seed,
+        "measured_by": trial.measured_by,
+        "intervention": dict(trial.intervention),
+        "training": dict(trial.training),
+    }
+
+
+def _of_mixture(record: StudyRecord, mixture: Mixture) -> dict[str, Any]:
+    """Keys of Provenance for a trial a task; only exact figures are composed."""
+    trials = {trial.number: trial for trial in record.complete}
+    origins = {task: None if n is None else _origin(record, trials[n]) for task, n in mixture.choice.items()}
+    return {"measured_by": "exact", "tasks": origins, "selection": record.selection}
+
+
+def _origin(record: StudyRecord, trial: Record) -> Origin:
+    return Origin(
+        trial=trial.number,
+        seed=trial.seed,
+        extra_params=trial.extra_params // len(record.tasks),
+        intervention=dict(trial.intervention),
+        training=dict(trial.training),
     )

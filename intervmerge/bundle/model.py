@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from intervmerge.errors import CheckpointError, ConfigError, nearest
 from intervmerge.interventions import Interventions
 from intervmerge.settings import read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
-from intervmerge.suites.encoder import Architecture, Encoder
+from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
 from intervmerge.tracking.records import Counts, accuracy
 from intervmerge.trial.exact import edit_of
@@ -41,12 +42,25 @@ class BundleTask:
 
 
 @settings
-class Provenance:
-    """Where a bundle comes from."""
+class Origin:
+    """The trial that the interventions of one task come from."""
 
-    study: str
     trial: int
     seed: int
+    extra_params: int
+    """Of this task."""
+    intervention: dict[str, Any]
+    training: dict[str, Any]
+
+
+@settings
+class Provenance:
+    """Where a bundle comes from: one trial, or one a task."""
+
+    study: str
+    trial: int | None = None
+    """None where each task has its own."""
+    seed: int | None = None
     base: str
     """In words."""
     base_fingerprint: str
@@ -56,9 +70,13 @@ class Provenance:
     select: str
     measured_by: str
     """By which forward the figures were measured."""
-    intervention: dict[str, Any]
+    intervention: dict[str, Any] = field(default_factory=dict)
     """The trial's canonical configuration."""
-    training: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Origin | None] = field(default_factory=dict)
+    """Where each task has its own trial: which, or None for a task without interventions. Else empty."""
+    selection: str | None = None
+    """By which figures these trials were chosen: a row of SELECTIONS."""
 
 
 @settings
@@ -74,10 +92,18 @@ class BundleFile:
     validation: dict[str, Counts]
     """By task, as the study measured; the point was chosen by these."""
     test: dict[str, Counts]
-    """Empty where it was not measured."""
+    """Empty where it was not measured for every task."""
+    expected: float | None = None
+    """Where each task has its own trial: the mean over tasks by which they were chosen."""
     provenance: Provenance
     sha256: dict[str, str]
     """Hash of every file of weights."""
+
+    @property
+    def edited(self) -> list[str]:
+        """The tasks that have interventions; the others have the merged model as it is."""
+        origins = self.provenance.tasks
+        return [task.name for task in self.tasks if not origins or origins.get(task.name) is not None]
 
 
 class Bundle:
@@ -132,18 +158,34 @@ class Bundle:
     def features(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
         """Un-normalised features [images, features]; arguments as for a call."""
         self._check(images, task)
+        if isinstance(task, str):
+            return self._features(images, task)
+        edited = torch.tensor([name in self._row for name in task])
+        found = torch.empty(len(images), self.file.architecture.features, device=self.encoder.tower.proj.device)
+        for some in (edited, ~edited):  # the merged model as it is has no row to edit by
+            if some.any():
+                names = [name for name, mine in zip(task, some.tolist(), strict=True) if mine]
+                found[some.to(found.device)] = self._features(images[some.to(images.device)], names)
+        return found
+
+    def _features(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
+        """Of images all of whose tasks have interventions, or none."""
         device, found = self.encoder.tower.proj.device, []
-        # Rows are side by side on axis 0: one for a whole batch of one task, or one for every image.
-        axis, rows = (0, [self._row[task]]) if isinstance(task, str) else (1, [self._row[name] for name in task])
         with torch.no_grad():
             for first in range(0, len(images), CHUNK):
                 pixels = images[first : first + CHUNK].to(device)
                 entered = self.encoder.embed(self.file.normalization(pixels))
-                lead = (1, len(pixels)) if axis == 0 else (len(pixels), 1)
-                own = rows if axis == 0 else rows[first : first + CHUNK]
+                edit = self._edit(task if isinstance(task, str) else task[first : first + CHUNK], len(pixels))
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    found.append(self.encoder.run(entered, edit_of(self.interventions, lead, own)).float())
+                    found.append(self.encoder.run(entered, edit).float())
         return torch.cat(found)
+
+    def _edit(self, task: str | Sequence[str], images: int) -> Edit | None:
+        """Rows side by side on axis 0: one for a whole batch of one task, or one for every image."""
+        names, lead = ([task], (1, images)) if isinstance(task, str) else (task, (images, 1))
+        if names[0] not in self._row:
+            return None
+        return edit_of(self.interventions, lead, [self._row[name] for name in names])
 
     def _check(self, images: Tensor, task: str | Sequence[str]) -> None:
         side = self.file.architecture.image_size
@@ -192,7 +234,7 @@ def load_bundle(path: str | Path, device: str = "auto") -> Bundle:
 
 def _check_fit(interventions: Interventions, file: BundleFile, path: Path) -> None:
     shape = file.architecture
-    expected = (sorted(task.name for task in file.tasks), (shape.width, shape.blocks, shape.grid))
+    expected = (sorted(file.edited), (shape.width, shape.blocks, shape.grid))
     found = (
         sorted(name for name, _ in interventions.rows),
         (interventions.width, interventions.num_blocks, interventions.grid),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from intervmerge.bundle.model import Provenance
 
 HELP = "write a point of a study as a folder that loads and predicts on its own"
 
@@ -15,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-extra-params", type=int, metavar="N", help="take the front's most accurate point within this budget"
     )
     parser.add_argument("--trial", type=int, metavar="N", help="take this trial instead, on the front or not")
+    parser.add_argument("--composed", action="store_true", help="of the front in which each task has its own trial")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="a new or empty folder")
 
 
@@ -25,8 +30,21 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.search.study import load_study
 
     study = load_study(chosen.study)
-    bundle = export(study, path=chosen.out, max_extra_params=chosen.max_extra_params, trial=chosen.trial)
-    print(f"bundle: {bundle.path} (trial {bundle.file.provenance.trial}; {study.record.caption})")
+    bundle = export(
+        study,
+        path=chosen.out,
+        max_extra_params=chosen.max_extra_params,
+        trial=chosen.trial,
+        composed=chosen.composed,
+    )
+    made = bundle.file.provenance
+    print(f"bundle: {bundle.path} ({_whence(made)}; {study.record.caption})")
+    if made.tasks:
+        print("trials: " + ", ".join(f"{task} {'none' if o is None else o.trial}" for task, o in made.tasks.items()))
     print(f"accuracy: {100 * bundle.accuracy:.1f} % (validation), {bundle.extra_params:,} extra parameters")
     print(loading(chosen.out, bundle.file))
     return 0
+
+
+def _whence(made: Provenance) -> str:
+    return "each task from its own trial" if made.tasks else f"trial {made.trial}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -10,8 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from intervmerge.tracking.composed import BUDGETS, budget_of
 from intervmerge.tracking.records import Record, Scores, StudyRecord, accuracy, in_words
-from intervmerge.tracking.tables import BUDGETS
 
 if TYPE_CHECKING:
     from intervmerge.search.study import Study
@@ -134,7 +136,7 @@ def short(number: int) -> str:
 
 
 def print_front(study: Study) -> None:
-    """The front as a table, where the plots are, and what to type next."""
+    """The front and the composed front as tables, where the plots are, and what to type next."""
     record = study.record
     console = Console()
     console = console if console.is_terminal else Console(width=170)
@@ -147,9 +149,8 @@ def print_front(study: Study) -> None:
         table.add_row("", *_pair(validation.get(name), test.get(name)), "0", f"{name} model, no interventions")
     table.add_section()
     for trial in record.front:
-        table.add_row(
-            str(trial.number), *_pair(trial.scores, trial.test), f"{trial.extra_params:,}", record.words(trial)
-        )
+        figures = _pair(trial.scores, record.tested(trial))
+        table.add_row(str(trial.number), *figures, f"{trial.extra_params:,}", record.words(trial))
     table.add_section()
     if "multi-task" in validation:
         table.add_row(
@@ -158,17 +159,51 @@ def print_front(study: Study) -> None:
     individual = f"{record.individual_params:,}"
     table.add_row("", *_pair(validation["individual"], test.get("individual")), individual, "individual models")
     console.print(table)
+    if record.composed_front:
+        console.print(composed_table(record))
     states = [trial.state for trial in record.trials]
     console.print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + " trials; "
-                  f"hypervolume {100 * record.hypervolume():.1f} %", highlight=False)  # fmt: skip
-    budget = record.front[len(record.front) // 2].extra_params if record.front else record.dearest
+                  f"hypervolume {100 * record.hypervolume():.1f} %, each task its own configuration "
+                  f"{100 * record.composed_hypervolume():.1f} %", highlight=False)  # fmt: skip
     console.print(f"plots: {study.folder / 'pareto.html'} (open it in a browser), {study.folder / 'pareto.png'}\nnext:",
                   highlight=False)  # fmt: skip
-    for line in (
-        f"intervmerge ui {study.folder}",
-        f"intervmerge export {study.folder} --max-extra-params {budget} --out model",
-    ):
+    for line in (f"intervmerge ui {study.folder}", *_exports(record, study.folder)):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _exports(record: StudyRecord, folder: Path) -> list[str]:
+    """Commands that write a point from the middle of each front."""
+    command = f"intervmerge export {folder} --max-extra-params"
+    front, listed = record.front, record.composed.listed
+    found = [f"{command} {front[len(front) // 2].extra_params} --out model"] if front else []
+    return [*found, *(f"{command} {m.extra_params} --composed --out model" for m in listed[len(listed) // 2 :][:1])]
+
+
+def composed_table(record: StudyRecord) -> Table:
+    """The listed points of the composed front beside the front at the same budgets."""
+    caption = f"{record.selection} figures chose each task's trial; optimism: validation less test; buys: expected gain"
+    table = Table(title=f"{record.name}: each task its own configuration", caption=caption)
+    names = ("budget", "uniform: validation %", "test %", "composed: validation %", "test %", "extra parameters")
+    for name in (*names, "optimism"):
+        table.add_column(name, justify="right")
+    table.add_column("buys, % of a task")
+    for mixture, gains in zip(record.composed.listed, record.composed.bought, strict=True):
+        budget = budget_of(mixture)
+        uniform = record.best(budget)
+        table.add_row(
+            "any" if budget is None else f"{budget:,}",
+            *(("-", "-") if uniform is None else _pair(uniform.scores, record.tested(uniform))),
+            *_pair(mixture.scores, mixture.test_scores),
+            f"{mixture.extra_params:,}",
+            "-" if mixture.optimism is None else f"{100 * mixture.optimism:+.1f}",
+            _buys(gains),
+        )
+    return table
+
+
+def _buys(gains: Sequence[tuple[str, float]]) -> str:
+    """The three tasks that gain most: `letters +3.1, flags +1.2`."""
+    return ", ".join(f"{task} {100 * gain:+.1f}" for task, gain in gains[:3] if gain >= 0.0005)
 
 
 def _pair(validation: Scores | None, test: Scores | None) -> tuple[str, str]:

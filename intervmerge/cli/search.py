@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
     parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
+    parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
+    parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
+                        help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
     parser.add_argument("--address", help="of a Ray cluster (default: Ray is started here and ends with the search)")
@@ -102,6 +105,9 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
     bases = read_space(plan.space).bases if plan.base is None else [plan.base]
     if len(bases) == 1:
         return [plan]
+    if plan.warm_start:
+        got = f"{len(chosen.warm_start)} studies, for {len(bases)} bases"
+        raise ConfigError("--warm-start", got, "a study has one base", "one of the bases with --base")
     space = find_space(plan.space).stem
     suite = plan.suite or read_space(plan.space).suite
     parent = Path(plan.out) if plan.out is not None else Path("studies") / f"{space}-{Path(suite).name}"

@@ -32,6 +32,10 @@ class Kernel(NamedTuple):
     C: Tensor
     """What leads back to the slice: [..., rank, slice]."""
 
+    def of(self, rows: slice | list[int] | Tensor) -> Kernel:
+        """The kernel of some rows of a stack."""
+        return Kernel(None if self.A is None else self.A[rows], self.b[rows], self.C[rows])
+
 
 class Moments(NamedTuple):
     """Mean and covariance of z on a slice, over the images of `adapt`."""

@@ -60,9 +60,10 @@ class Stack(nn.Module):
     def kernel(self, block: int, rank: int) -> Kernel:
         """(A, b, C) of one block, zero padded to a rank and the width; b as [rows, rank, 1]."""
         A, b, C = self.formula.kernel(self.formula.read(self.stored(block)))  # noqa: N806
+        below = rank - b.shape[-1]
         return Kernel(
             None if A is None else self._padded(A, block, rank),
-            F.pad(b.unsqueeze(-1), (0, 0, 0, rank - b.shape[-1])),
+            F.pad(b, (0, below)).unsqueeze(-1) if below else b.unsqueeze(-1),
             self._padded(C, block, rank),
         )
 
@@ -163,15 +164,19 @@ class Interventions(nn.Module):
         if not active:
             return torch.zeros_like(z)
         assert z.shape[2:] == (len(self.edited(block)), self.width), "z holds the edited tokens"
-        at = slice(None) if rows is None else rows if isinstance(rows, slice | Tensor) else list(rows)
+        at = rows if rows is None or isinstance(rows, slice | Tensor) else list(rows)
         with torch.autocast(z.device.type, enabled=False):
-            A, b, C = self._kernel(active, block)  # noqa: N806
+            kernel = self._kernel(active, block)
+            A, b, C = kernel if at is None else kernel.of(at)  # noqa: N806
             points = z.flatten(1, 2).float()
-            bias = b[at].mT
-            hidden = bias if A is None else torch.baddbmm(bias, points, A[at].mT)
-            delta = (hidden @ C[at]).expand(points.shape).reshape(z.shape)
+            hidden = b.mT if A is None else torch.baddbmm(b.mT, points, A.mT)
+            delta = torch.bmm(hidden, C)
+            delta = (delta.expand(points.shape) if A is None else delta).reshape(z.shape)
         mask = self._masks.get(block)
-        return (delta if mask is None else delta * self.get_buffer(mask)[at]).to(z.dtype)
+        if mask is not None:
+            edits = self.get_buffer(mask)
+            delta = delta * (edits if at is None else edits[at])
+        return delta.to(z.dtype)
 
     def state(self, row: int) -> Tensors:
         """The trained tensors of one row, named `block/tensor`: copies, as stored."""

@@ -11,16 +11,20 @@ from typing import Any
 import ray
 from ray import tune
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.search.interrupt import Interrupt
+from intervmerge.search.layout import trial_folder
 from intervmerge.search.object_store import put, share
 from intervmerge.search.plan import Prepared
-from intervmerge.search.searcher import GIVE_UP, OptunaSearcher
+from intervmerge.search.searcher import OptunaSearcher
+from intervmerge.search.stopping import Stopping, hung_after
 from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
+from intervmerge.search.watchdog import Watchdog
 from intervmerge.search.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
 from intervmerge.tracking.records import OBJECTIVES, Record, Scores
+from intervmerge.trial import unfinished
 from intervmerge.trial.machine import Machine
 from intervmerge.trial.merged import MergedBase
 
@@ -55,6 +59,7 @@ class Driver:
         self._here = self._plan.address is None and not gpus
         self._base = base if self._here else share(base)
         self._interrupt = Interrupt()
+        self._stopping = Stopping(self._sampling.space.search.patience)
         self._tensors: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -76,10 +81,14 @@ class Driver:
                 with self._interrupt:
                     self._train(missing, views)
                     self._interrupt.check()
+                self._stopping.check()
             self._test()
         except KeyboardInterrupt:
             self._watch.phase("stopped: finished trials are kept, and the same command goes on")
             views.finish("KILLED")
+            raise
+        except IntervMergeError:
+            views.finish("FAILED")
             raise
         views.finish("FINISHED")
 
@@ -121,7 +130,10 @@ class Driver:
             self._sampling.space.search.max_extra_params,
             OBJECTIVES[self._plan.select](merged),
             lambda event, record: self._told(events[event], record),
+            say=self._watch.phase,
+            enough=lambda: self._stopping.reason(self._study.record),
         )
+        watchdog = Watchdog(searcher.condemn, lambda: hung_after(self._study.record))
         base = share(self._base) if self._here else self._base
         trainable = tune.with_parameters(Worker, base=base, tensors=put(self._tensors), seat=self._seat)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -138,15 +150,12 @@ class Driver:
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[self._interrupt],
+                    callbacks=[self._interrupt, watchdog],
+                    failure_config=tune.FailureConfig(max_failures=1),  # of the process: it goes on in another
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             tuner.fit()
-        if searcher.exhausted:
-            listed = "every different configuration of this space is in the study: it ends here"
-            drawn = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
-            self._watch.phase(drawn if self._sampling.grid() is None else listed)
         if any(trial.state == "running" for trial in self._study.record.trials):
             self._watch.phase("the time budget is spent: trials that ran go on with the same command")
 
@@ -155,18 +164,23 @@ class Driver:
         self._interrupt.check()
 
     def _ended(self, record: Record, views: Views) -> None:
+        unfinished.finish(trial_folder(self._study.folder, record.number))  # its end is in the journal
+        self._stopping.ended(record)
         views.ended()
         self._watch.ended(record, self._study.record)
 
     def _test(self) -> None:
-        """Measure on `test` what is on the front and has not been measured there, once."""
-        fresh = [trial for trial in self._study.front if not trial.test]
-        if not fresh:
+        """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once."""
+        record = self._study.record
+        missing = record.untested
+        if not missing:
             return
-        self._watch.phase(f"the front on test: {len(fresh)} trials")
+        self._watch.phase(f"the fronts on test: {sum(map(len, missing.values()))} pairs of trial and task")
         seat = self._alone if self._here else self._seat
         self._tensors = self._call(features, seat, ("test",))
         self._keep_references("test")
-        scores = self._each(measure, [(self._tensors, seat, trial.number, "test") for trial in fresh])
-        for trial, found in zip(fresh, scores, strict=True):
-            self._study.journal.keep_test(trial.with_test(found))
+        calls = [(self._tensors, seat, number, "test", tasks) for number, tasks in missing.items()]
+        scores = self._each(measure, calls)
+        trials = {trial.number: trial for trial in record.trials}
+        for number, found in zip(missing, scores, strict=True):
+            self._study.journal.keep_test(trials[number].with_test(found))

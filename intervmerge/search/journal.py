@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import log10
@@ -16,10 +17,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError
+from intervmerge.search.sources import Traced
 from intervmerge.tracking.records import OBJECTIVES, Record, Scores
 
 JOURNAL, LOCK = "study.journal", "study.lock"
-NAME, RECORD, SETTINGS = "intervmerge", "record", "settings"
+NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
 STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
@@ -104,17 +106,49 @@ class Journal:
         self.keep(trial, record)
         self._tell(trial.number, record, select)
 
+    @property
+    def next_number(self) -> int:
+        """Number of the next trial; the folder's lock keeps others from taking it."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def add(self, record: Record, point: Traced, select: str, budget: int | None) -> None:
+        """Add a complete trial of elsewhere, at a point of the space, under the number that its record has."""
+        assert record.number == self.next_number
+        constraints = None if budget is None else {CONSTRAINT: excess(record.extra_params, budget)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            told = optuna.trial.create_trial(
+                values=_objectives(record, select),
+                params=point.params,
+                distributions=point.distributions,
+                user_attrs={RECORD: record.to_json()},
+                constraints=constraints,
+            )
+        self.study.add_trial(told)
+
+    def constrain(self, trial: optuna.Trial, extra_params: int, budget: int) -> None:
+        """Say on a trial how far it is over the budget."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial.set_constraint(CONSTRAINT, excess(extra_params, budget))
+
     def keep_test(self, record: Record) -> None:
-        """Put what was measured on `test` beside a finished trial."""
-        self.note(f"test/{record.number}", record.to_json()["test"])
+        """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
+        name = f"test/{record.number}"
+        self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
 
     def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
-        """Trials that a killed search left running, to be asked again; those that had ended are told now."""
+        """Trials that a killed search left running, to be asked again; those that had ended are told now.
+
+        What was queued and not begun is queued again.
+        """
         left = []
         for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             values = frozen.user_attrs.get(RECORD)
             if values is None:  # killed between asking and writing it down: nothing was trained
                 self.study.tell(frozen.number, state=TrialState.FAIL)
+                if queued := frozen.system_attrs.get("fixed_params"):
+                    self.study.enqueue_trial(queued)
                 continue
             record = Record.from_json(values)
             if record.state == "running":
@@ -125,10 +159,18 @@ class Journal:
 
     def _tell(self, number: int, record: Record, select: str) -> None:
         if record.state == "complete" or (record.state == "duplicate" and record.rungs):
-            values = [OBJECTIVES[select](record.scores), log10(record.extra_params)]
-            self.study.tell(number, values)
+            self.study.tell(number, _objectives(record, select))
         else:
             self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+
+
+def _objectives(record: Record, select: str) -> list[float]:
+    return [OBJECTIVES[select](record.scores), log10(record.extra_params)]
+
+
+def excess(extra_params: int, budget: int) -> float:
+    """The constraint: how far a configuration is over the budget; at most 0 within it."""
+    return log10(extra_params / budget)
 
 
 def mend(path: Path) -> None:

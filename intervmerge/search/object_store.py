@@ -28,7 +28,7 @@ class SharedState(Mapping[str, Tensor]):
 
     def __init__(self, state: State) -> None:
         self._names = list(state)
-        self._ref = ray.put({name: compact(tensor) for name, tensor in state.items()})
+        self._ref = put({name: compact(tensor) for name, tensor in state.items()})
         self._mapped: dict[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.search.sampling import Sampling
 from intervmerge.search.space import Base, Lines, check_base, find_space, read_space
-from intervmerge.search.study import check_folder
+from intervmerge.search.study import EXTENDS, Study, check_folder
+from intervmerge.search.warm_start import open_others
 from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.tracking.records import OBJECTIVES
@@ -36,6 +37,9 @@ class SearchPlan:
     max_extra_params: int | None = None
     time_budget: float | None = None
     """Seconds of training after which no trial goes on."""
+    patience: int | None = None
+    warm_start: str | Path | Sequence[str | Path] = ()
+    """Folders of studies whose trials need not be trained again."""
     protocol: str = "fair"
     select: str = "accuracy"
     address: str | None = None
@@ -47,7 +51,7 @@ class SearchPlan:
     step_gib: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params"):
+        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
@@ -66,6 +70,8 @@ class Prepared:
     suite_path: str
     folder: Path
     device: str
+    others: Sequence[Study] = ()
+    """The studies that it starts from."""
 
 
 def prepare(plan: SearchPlan) -> Prepared:
@@ -76,7 +82,7 @@ def prepare(plan: SearchPlan) -> Prepared:
     """
     path = find_space(plan.space)
     space = read_space(path)
-    changed: dict[str, Any] = {"trials": plan.trials, "seed": plan.seed, "max_extra_params": plan.max_extra_params}
+    changed: dict[str, Any] = {name: getattr(plan, name) for name in ("seed", *EXTENDS)}
     search = replace(space.search, **{name: value for name, value in changed.items() if value is not None})
     training = space.training if plan.engine is None else replace(space.training, engine=plan.engine)
     space = replace(space, search=search, training=training, base=space.base if plan.base is None else plan.base)
@@ -97,7 +103,7 @@ def prepare(plan: SearchPlan) -> Prepared:
     device = str(find_device(plan.device)) if plan.address is None else plan.device
     folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{suite.name}"
     check_folder(folder)
-    return Prepared(plan, sampling, suite, suite_path, folder, device)
+    return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start))
 
 
 def check_batch(size: int, suite: Suite) -> None:

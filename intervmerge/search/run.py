@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from intervmerge.search.journal import JOURNAL, Journal, locked
+from intervmerge.search.layout import trial_folder
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
-from intervmerge.search.sampling import SAMPLERS
+from intervmerge.search.samplers import SAMPLERS
+from intervmerge.search.sampling import Sampling
 from intervmerge.search.session import ray_session
+from intervmerge.search.stopping import stalled
 from intervmerge.search.study import Study, settings_of, take_up
+from intervmerge.search.warm_start import check_other, take_over
 from intervmerge.search.watch import Silence, Watcher
+from intervmerge.trial import unfinished
 from intervmerge.trial.merged import MergedBase, merge
 
 
@@ -36,28 +42,34 @@ def known_base(prepared: Prepared) -> MergedBase | None:
     return merge(prepared.suite, settings["rule"], **settings["rule_settings"]) if settings else None
 
 
-def is_whole(study: Study, trials: int) -> bool:
-    """Whether the study has so many trained trials, and its front has been measured on test."""
+def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
+    """Whether the study has so many trained trials or its front grows no more, and its fronts have been measured on
+    test."""
     if study.journal.noted("references/test") is None:
         return False
     record = study.record
     left = [trial for trial in record.trials if trial.state == "running"]
-    return not left and len(record.complete) >= trials and all(trial.test for trial in record.front)
+    ended = len(record.complete) >= trials or stalled(record, patience)
+    return not left and ended and not record.untested
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
     """Run a prepared search."""
     with locked(prepared.folder):
         base = known_base(prepared) or choose_base(prepared, watch)
-        settings = prepared.sampling.space.search
-        journal = Journal(prepared.folder, SAMPLERS[settings.sampler](settings.seed))
-        if drawn := len(journal.study.get_trials(deepcopy=False)):  # the same seed again would draw the same again
-            journal.study.sampler = SAMPLERS[settings.sampler](settings.seed + drawn)
         plan, sampling = prepared.plan, prepared.sampling
-        known = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, sampling.cost_range()[1])
-        take_up(journal, known, prepared.folder)
-        study = Study(prepared.folder, journal)
-        if is_whole(study, settings.trials):
+        settings = settings_of(
+            sampling, base, prepared.suite_path, plan.protocol, plan.select, sampling.cost_range()[1]
+        )
+        for other in prepared.others:
+            check_other(other, settings)
+        study = _opened(prepared, settings)
+        for other in prepared.others:
+            _start_from(other, study, sampling, watch)
+        for trial in study.record.trials:
+            if trial.state != "running":  # the search was killed between hearing of its end and forgetting it
+                unfinished.finish(trial_folder(study.folder, trial.number))
+        if is_whole(study, sampling.space.search.trials, sampling.space.search.patience):
             watch.phase("nothing is missing: the views are made again")
             study.report(plan.mlflow)
             return study
@@ -66,3 +78,20 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
 
             Driver(prepared, base, study, watch).run()
         return study
+
+
+def _opened(prepared: Prepared, settings: Mapping[str, Any]) -> Study:
+    """The study of the folder, begun or taken up."""
+    search = prepared.sampling.space.search
+    journal = Journal(prepared.folder, SAMPLERS[search.sampler](search.seed))
+    if drawn := len(journal.study.get_trials(deepcopy=False)):  # the same seed again would draw the same again
+        journal.study.sampler = SAMPLERS[search.sampler](search.seed + drawn)
+    take_up(journal, settings, prepared.folder)
+    return Study(prepared.folder, journal)
+
+
+def _start_from(other: Study, study: Study, sampling: Sampling, watch: Watcher) -> None:
+    added, broken = take_over(study, other, sampling)
+    watch.phase(f"{added} trials of {other.folder} are taken over, and not trained again")
+    for name in broken:
+        watch.phase(f"trial {name} is not taken over: its file of interventions is not what its record says")

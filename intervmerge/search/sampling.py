@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from math import prod
 from typing import Any
-
-import optuna
 
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.search.samplers import GRID, SAMPLERS
 from intervmerge.search.sources import Point, RandomSource, Source
 from intervmerge.search.space import Choices, Range, Space, WholeRange, domains
 from intervmerge.settings import read_settings
@@ -28,24 +27,6 @@ DRAWS = 2000
 
 ENUMERABLE = 20_000
 """A grid of at most so many points is written out, so that its different configurations are counted exactly."""
-
-
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed)
-
-
-def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
-
-
-def _random(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = MappingProxyType(
-    {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
-)
-"""Sampler by name, from a seed; read-only. tpe is the best below about 300 trials."""
 
 PAPER: tuple[Mapping[str, Any], ...] = (
     {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/1"},
@@ -104,6 +85,8 @@ class Sampling:
         if self.space.training.engine == "stream" and tokens:
             rule = "the class stream carries the class token alone"
             raise ConfigError("training.engine", f"stream, for token {tokens[0]}", rule, "auto, exact, or token: class")
+        if self.space.search.sampler == GRID:
+            self.axes()
         cheapest, budget = self.cost_range()[0], self.space.search.max_extra_params
         if budget is not None and budget < cheapest:
             rule = "no configuration of the space is so cheap"
@@ -114,7 +97,7 @@ class Sampling:
             if part == "training":
                 read_settings(TrainingConfig, {setting: value}, "")
             else:
-                self._fit({setting: value})
+                self.fit({setting: value})
         except ConfigError as error:
             raise ConfigError(f"{part}.{setting}", *error.args[1:]) from error
 
@@ -140,7 +123,7 @@ class Sampling:
             value = self._value(source, name, domain)
             (intervention if part == "intervention" else training)[setting] = value
         rungs = tuple(rung for rung in self.space.training.rungs if rung <= training["steps"])
-        placement = self._fit(intervention)
+        placement = self.fit(intervention)
         config = TrialConfig(
             intervention=placement.config,
             training=TrainingConfig(**training, rungs=rungs),
@@ -148,7 +131,12 @@ class Sampling:
         )
         return Drawn(config, self.num_tasks * extra_params(placement))
 
-    def _fit(self, intervention: Mapping[str, Any]) -> Placement:
+    def fit(self, intervention: Mapping[str, Any]) -> Placement:
+        """The canonical placement of a configuration.
+
+        Raises:
+            ConfigError: it does not fit the model, or edits nothing.
+        """
         shape = self.shape
         config = InterventionConfig(**intervention)
         return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
@@ -172,7 +160,7 @@ class Sampling:
         for formula, blocks, token, width, rank in itertools.product(*axes):
             values = {"formula": formula, "blocks": blocks, "token": token, "slice_width": width, "rank": rank}
             try:
-                costs.append(extra_params(self._fit(values)) * self.num_tasks)
+                costs.append(extra_params(self.fit(values)) * self.num_tasks)
             except ConfigError:
                 continue  # edits nothing
         if not costs:
@@ -187,18 +175,35 @@ class Sampling:
 
         None where the space is not finite or too large to list.
         """
+        try:
+            return self._points(self.axes())
+        except ConfigError:
+            return None
+
+    def axes(self) -> dict[str, list[Any]]:
+        """Every value of every setting, as a source gives it.
+
+        Raises:
+            ConfigError: the space is not finite or too large to list, by what this setting has.
+        """
         axes: dict[str, list[Any]] = {}
+        sizes: dict[str, int] = {}
+        allowed = f"choices, fewer of them, or a sampler other than {GRID}"
         for name, domain in domains(self.space).items():
             values = _listed(domain)
             if values is None:
-                return None
-            axes[name] = values
+                got = f"a range from {domain.low} to {domain.high}"
+                raise ConfigError(name, got, "not every value of it can be listed", allowed)
+            axes[name], sizes[name] = values, len(values)
             if name == "intervention.blocks" and MASK in values:
                 axes |= {f"{name}[{i}]": [0, 1] for i in range(self.shape.blocks)}
-        size = 1
-        for values in axes.values():
-            size *= len(values)
-        return self._points(axes) if size <= ENUMERABLE else None
+                sizes[name] *= 2**self.shape.blocks
+        points = prod(sizes.values())
+        if points > ENUMERABLE:
+            largest = max(sizes, key=lambda name: sizes[name])
+            got = f"{sizes[largest]:,} values, in a grid of {points:,} points"
+            raise ConfigError(largest, got, f"a grid of at most {ENUMERABLE:,} points is listed", allowed)
+        return axes
 
     def _points(self, axes: Mapping[str, list[Any]]) -> Iterator[tuple[Drawn, dict[str, Any]]]:
         varied = {name for name, values in axes.items() if len(values) > 1}

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from math import log10
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from intervmerge.errors import ConfigError
 from intervmerge.search.journal import Journal
+from intervmerge.search.samplers import GRID, Pace
 from intervmerge.search.sampling import Drawn, Sampling, key_of
-from intervmerge.tracking.records import OBJECTIVES, Record, exactly
+from intervmerge.search.stopping import bar
+from intervmerge.tracking.records import Record
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
 GIVE_UP = 400
 """After so many in a row in a space too large to list, the space counts as exhausted."""
+LISTED = "every different configuration of this space is in the study: it ends here"
+DRAWN = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
+DIED = "the worker's process could not start, or died"
 
 Tell = Callable[[str, Record], None]
 """(event, record): "started", "measured" or "ended"."""
@@ -41,6 +45,8 @@ class OptunaSearcher(Searcher):
         max_extra_params: configurations with more are told, never trained.
         floor: the objective of the merged base, which every point of a front is above.
         tell: is told of every trial.
+        say: is told in words why the search ends early, and what holds it up.
+        enough: why no further trial is to be begun, if there is a reason.
     """
 
     def __init__(
@@ -51,44 +57,60 @@ class OptunaSearcher(Searcher):
         max_extra_params: int | None,
         floor: float,
         tell: Tell,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        enough: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
         self._budget, self._floor = max_extra_params, floor
-        self._left = journal.reopened(select)
+        self._say, self._enough, self._ends = say, enough, False
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
+        self._causes: dict[str, str] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in ("complete", "running"))
         self._known = {_key(record): record for record in known}
-        points = sampling.grid()
-        self._grid = (
-            None if points is None else {d.key: values for d, values in points if self._affords(d.extra_params)}
-        )
-        self._random = random.Random(sampling.space.search.seed)
-        self.exhausted = False
-        """Whether nothing new is to be had: the space's every affordable configuration is in the study, or, in a space
-        too large to list, so many draws in a row gave nothing new."""
-        if not journal.study.get_trials(deepcopy=False):
-            for prior in sampling.priors():
-                journal.study.enqueue_trial(prior)
+        self._left = journal.reopened(select)
+        self._grid = self._affordable()
+        search = sampling.space.search
+        self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
+        for prior in sampling.priors():
+            journal.study.enqueue_trial(prior, skip_if_exists=True)
+
+    def _affordable(self) -> dict[str, dict[str, Any]] | None:
+        """What gives each different configuration within the budget, in an order that the seed gives; None in a space
+        too large to list."""
+        points = self._sampling.grid()
+        if points is None:
+            return None
+        found = [(drawn.key, values) for drawn, values in points if self._affords(drawn.extra_params)]
+        random.Random(self._sampling.space.search.seed).shuffle(found)
+        return dict(found)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next configuration to train, or FINISHED where the space has no other."""
-        asked = self._left.pop(0) if self._left else self._new()
+        """The next configuration to train, or FINISHED where there is to be no other."""
+        asked = self._left.pop(0) if self._left else self._next()
         if asked is None:
-            self.exhausted = True
             return Searcher.FINISHED
         trial, record = self._open[trial_id] = asked
         self._journal.keep(trial, record)
         self._tell("started", record)
         # as text: Tune flattens what is nested
-        return {"record": json.dumps(record.to_json()), "bar": self._bar(record.extra_params)}
+        reach = bar(record.extra_params, self._known.values(), self._select, self._floor)
+        return {"record": json.dumps(record.to_json()), "bar": reach}
 
-    def _bar(self, extra_params: int) -> float:
-        """What a trial of so many parameters must reach to be on the front, as far as that is known now."""
-        known = [trial for trial in exactly(self._known.values()) if trial.state == "complete"]
-        within = (trial for trial in known if trial.extra_params <= extra_params)
-        return max([self._floor, *(OBJECTIVES[self._select](trial.scores) for trial in within)])
+    def _next(self) -> tuple[optuna.Trial, Record] | None:
+        """A new configuration, unless the search has ended; why it ends is said once."""
+        if self._ends:
+            return None
+        reason = self._enough()
+        asked = None if reason else self._new()
+        if asked is None:
+            self._ends = True
+            self._say(reason or (DRAWN if self._grid is None else LISTED))
+        elif complaint := self._pace.complaint():
+            self._say(complaint)
+        return asked
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A rung that is not the last."""
@@ -107,8 +129,12 @@ class OptunaSearcher(Searcher):
         if result is not None and "record" in result:
             record = Record.from_json(json.loads(result["record"]))
         if record.state == "running":  # its process ended before it did
-            record = replace(record, state="failed", error="the worker's process could not start, or died")
+            record = replace(record, state="failed", error=self._causes.pop(trial_id, DIED))
         self._end(trial, record)
+
+    def condemn(self, trial_id: str, cause: str) -> None:
+        """Say why a trial is about to end without a record."""
+        self._causes[trial_id] = cause
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:
         self._known[_key(record)] = record
@@ -120,18 +146,17 @@ class OptunaSearcher(Searcher):
         for repeats in range(GIVE_UP):
             if self._grid is not None and not self._offer(repeats):
                 return None
-            trial = self._journal.study.ask()
             try:
-                drawn = self._sampling.draw(trial)
+                with self._pace.ask():
+                    trial = self._journal.study.ask()
+                    drawn = self._sampling.draw(trial)
             except ConfigError as error:  # a combination that edits nothing
                 empty = Record(trial.number, "pruned", 0, {}, {}, 0, error=str(error))
                 self._journal.tell(trial, empty, self._select)
                 continue
             record = self._record(trial.number, drawn)
             if self._budget is not None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    trial.set_constraint("extra_params", log10(drawn.extra_params / self._budget))
+                self._journal.constrain(trial, drawn.extra_params, self._budget)
             first = self._known.get(_key(record))
             if first is not None:
                 self._repeat(trial, record, first)
@@ -152,17 +177,16 @@ class OptunaSearcher(Searcher):
 
     def _repeat(self, trial: optuna.Trial, record: Record, first: Record) -> None:
         """Tell a repeat with the figures of the first, where there are some."""
-        known = replace(first, number=record.number, state="duplicate", duplicate_of=first.number, test={})
-        self._journal.tell(trial, known, self._select)
+        self._journal.tell(trial, first.repeated(record.number), self._select)
 
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
-        known = set(self._known)
-        fresh = [values for key, values in self._grid.items() if key not in known]
-        if fresh and repeats >= REPEATS:
-            self._journal.study.enqueue_trial(self._random.choice(fresh))
-        return bool(fresh)
+        fresh = next((values for key, values in self._grid.items() if key not in self._known), None)
+        waiting = self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        if fresh is not None and repeats >= self._repeats and not waiting:
+            self._journal.study.enqueue_trial(fresh)
+        return fresh is not None
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the truth, Tune's snapshot is never restored."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 
 class Source(Protocol):
@@ -38,6 +40,33 @@ class Point:
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """See Source."""
         return float(self.values[name])
+
+
+@dataclass(frozen=True)
+class Traced(Point):
+    """A point that keeps which of its values were taken, and of which distribution Optuna would have drawn each."""
+
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The values taken."""
+        return {name: self.values[name] for name in self.distributions}
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """See Source."""
+        self.distributions[name] = CategoricalDistribution(choices)
+        return super().suggest_categorical(name, choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """See Source."""
+        self.distributions[name] = IntDistribution(low, high, log=log)
+        return super().suggest_int(name, low, high, log=log)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """See Source."""
+        self.distributions[name] = FloatDistribution(low, high, log=log)
+        return super().suggest_float(name, low, high, log=log)
 
 
 @dataclass(frozen=True)

@@ -124,11 +124,13 @@ class SearchSettings:
     """`paper` asks the paper's own configurations first, `none` does not."""
     max_extra_params: int | None = None
     """Configurations with more are told to the sampler and never trained."""
+    patience: int | None = None
+    """The search ends when the front has not grown in so many complete trials."""
     seed: int = 0
     """Of the sampler, and of every trial's initial values and batches."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "max_extra_params"):
+        for name in ("trials", "max_extra_params", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")

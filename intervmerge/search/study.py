@@ -17,6 +17,7 @@ from intervmerge.errors import ConfigError
 from intervmerge.search.journal import JOURNAL, LOCK, SETTINGS, Journal
 from intervmerge.search.sampling import Sampling
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.tracking.composed import Mixture
 from intervmerge.tracking.plots import write_html, write_png
 from intervmerge.tracking.records import Record, Scores, StudyRecord
 from intervmerge.tracking.runs import ARTIFACTS, DATABASE, Runs, local_uri
@@ -28,7 +29,7 @@ VIEWS = {"pareto.html", "pareto.png", "front.json", "trials.parquet"}
 FORMAT = 1
 HOME = "mlflow_home"
 """Where the folder was when its MLflow database was made."""
-EXTENDS = ("trials", "max_extra_params")
+EXTENDS = ("trials", "max_extra_params", "patience")
 """Settings of `search` that may change when a study is taken up again."""
 
 _SCORES = TypeAdapter(dict[str, Scores])
@@ -68,6 +69,11 @@ class Study:
     def front(self) -> list[Record]:
         """The trials on the front, cheapest first."""
         return self.record.front
+
+    @property
+    def composed_front(self) -> list[Mixture]:
+        """The mixtures, in which each task has a trial of its own, on their front, cheapest first."""
+        return self.record.composed_front
 
     def best(self, max_extra_params: int | None = None) -> Record | None:
         """The most accurate trial on validation within a budget."""

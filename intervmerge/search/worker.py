@@ -20,20 +20,18 @@ from torch import Tensor
 
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.search.layout import TRIALS, trial_folder
 from intervmerge.settings import read_settings
 from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, Scores
-from intervmerge.trial.caches import NO_CACHES, SPLITS, CachePlan, plan_caches
+from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import Score
+from intervmerge.trial.evaluate import Score, measure_student
 from intervmerge.trial.machine import Machine, cache_folder, find_device
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.trial.store import InProcessStore, MappedStore
 from intervmerge.trial.stream import STREAM_ERROR
-
-TRIALS = "trials"
-"""Folder of a study with one folder a trial, named by its number."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,16 @@ class Seat:
     """CPU threads of the actor."""
     gpu_share: float = 0.0
     """Share of a GPU's memory that the actor may fill; 0 without GPU."""
+
+
+LESS = 4
+"""A trial that memory is too short for is tried again with this part of it."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: of the device or of the machine."""
+    words = "DefaultCPUAllocator: can't allocate memory"  # torch on a CPU has no class of its own for it
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or words in str(error)
 
 
 def counts(scores: Mapping[str, Score]) -> dict[str, Counts]:
@@ -85,19 +93,31 @@ class Worker(tune.Trainable):
         self._record = Record.from_json(json.loads(new_config["record"]))
         self._bar = float(new_config["bar"])
         self._running: Iterator[Record] | None = None
+        self._step_bytes = self._seat.machine.step_bytes
         return True
 
     def step(self) -> dict[str, Any]:
-        """To the next rung."""
+        """To the next rung; what does not fit into memory is tried once more, with less of it at a time."""
+        thin = self._next(retry=self._step_bytes == self._seat.machine.step_bytes)
+        if thin:  # here, where the error no longer holds what filled the memory
+            self._step_bytes //= LESS
+            torch.cuda.empty_cache()
+            self._next(retry=False)
+        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running"}
+
+    def _next(self, retry: bool) -> bool:
+        """Go to the next rung, or fail; True where memory was short and another try is allowed."""
         try:
             if self._running is None:
                 self._running = self._train()
             self._record = next(self._running)
-        except Exception:
+        except Exception as error:
             self._running = None
-            error = traceback.format_exc()
-            self._record = replace(self._record, state="failed", error=error, threads=torch.get_num_threads())
-        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running"}
+            if retry and is_out_of_memory(error):
+                return True
+            text = traceback.format_exc()
+            self._record = replace(self._record, state="failed", error=text, threads=torch.get_num_threads())
+        return False
 
     def _train(self) -> Iterator[Record]:
         record = self._record
@@ -112,7 +132,15 @@ class Worker(tune.Trainable):
         engine = self._bench.engine(config.training, placement)
         interventions = self._bench.start(placement, config.seed, engine)
         done: list[RungRecord] = []
-        training = rungs(self._bench, config, interventions, folder, engine=engine, worthwhile=self._near_the_front)
+        training = rungs(
+            self._bench,
+            config,
+            interventions,
+            folder,
+            engine=engine,
+            worthwhile=self._near_the_front,
+            step_bytes=self._step_bytes,
+        )
         for rung in training:
             done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores), rung.measured_by))
             yield replace(
@@ -159,7 +187,7 @@ def fill_caches(base: MergedBase, seat: Seat, stream: bool) -> tuple[CachePlan, 
     plan = plan_caches(base.suite, seat.machine.cache_bytes, stream=stream, half=half)
     bench = sit_down(base, {}, replace(seat, plan=plan))
     try:
-        for split in SPLITS:
+        for split in STREAMED:
             bench.caches.split(split)
     except OSError as error:
         return NO_CACHES, f"{NO_CACHES.words(base.suite)}, as they could not be written ({error})"
@@ -173,11 +201,13 @@ def reference_scores(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, s
     return {name: counts(scores) for name, scores in found.items()}
 
 
-def measure(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: int, split: str) -> Scores:
-    """Scores of a finished trial."""
+def measure(
+    base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: int, split: str, tasks: Sequence[str]
+) -> Scores:
+    """Exact scores of a finished trial on some tasks."""
     bench = sit_down(base, tensors, seat)
-    file = Path(seat.folder) / TRIALS / str(number) / FILE
-    return counts(bench.measure(Interventions.load(file).to(bench.device), split))
+    interventions = Interventions.load(trial_folder(Path(seat.folder), number) / FILE).to(bench.device)
+    return counts(measure_student(bench.exact, interventions, base.suite, split, bench.teachers(split), tasks))
 
 
 def cores() -> int:

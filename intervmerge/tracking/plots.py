@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from intervmerge.pareto import CHEAPEST
 from intervmerge.tracking.records import OBJECTIVES, Record, Scores, StudyRecord, accuracy, agreement
+from intervmerge.tracking.tables import chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,8 @@ REFERENCES = {
     "pre-trained": "pre-trained",
 }
 """Models a study is compared with, in words."""
-INK, QUIET, LINES, FRONT, TEST = "#1f2933", "#5b6672", "#8b96a3", "#1d5fa8", "#c4570f"
+COMPOSED = "each task its own configuration"
+INK, QUIET, LINES, FRONT, TEST, OWN = "#1f2933", "#5b6672", "#8b96a3", "#1d5fa8", "#c4570f", "#9b2c86"
 
 
 def write_html(study: StudyRecord, path: Path, runs: Mapping[int, str]) -> None:
@@ -65,6 +67,27 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
         },
         "front": [trial.number for trial in study.front],
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
+        "composed": _composed(study),
+    }
+
+
+def _composed(study: StudyRecord) -> dict[str, Any]:
+    """The composed front as steps, and its listed points; `expected` is what they were chosen by."""
+    return {
+        "words": COMPOSED,
+        "selection": study.selection,
+        "hypervolume": study.composed_hypervolume(),
+        "steps": [[mixture.extra_params, round(mixture.expected, 6)] for mixture in study.composed_front],
+        "points": [
+            {
+                "params": mixture.extra_params,
+                "expected": mixture.expected,
+                "validation": _figures(study, mixture.scores),
+                "test": _figures(study, mixture.test_scores),
+                "choice": chosen(study, mixture),
+            }
+            for mixture in study.composed.listed
+        ],
     }
 
 
@@ -76,7 +99,7 @@ def _trial(study: StudyRecord, trial: Record, run: str) -> dict[str, Any]:
         "words": _words(study, trial),
         "params": trial.extra_params,
         "validation": _figures(study, trial.scores),
-        "test": _figures(study, trial.test),
+        "test": _figures(study, study.tested(trial)),
         "seconds": trial.seconds,
         "run": run,
         "error": (trial.error.strip().splitlines() or [""])[-1].strip(),
@@ -96,29 +119,31 @@ def _figures(study: StudyRecord, scores: Scores) -> dict[str, Any] | None:
         "value": OBJECTIVES[study.select](scores),
         "accuracy": accuracy(scores),
         "agreement": agreement(scores),
-        "tasks": {task: counts.correct / counts.total for task, counts in scores.items()},
+        "tasks": {task: counts.accuracy for task, counts in scores.items()},
     }
 
 
 def write_png(study: StudyRecord, path: Path) -> None:
-    """The study as a picture: all complete trials, the front on validation, and the front on test."""
+    """The study as a picture: all complete trials, the front on validation and on test, and the composed front."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    caption = textwrap.wrap(f"{study.caption} Horizontal lines: measured on validation.", 148)
-    height = 5.1 + 0.16 * len(caption)
+    drawn = f"Horizontal lines: measured on validation. {COMPOSED.capitalize()}: by {study.selection} figures."
+    caption = textwrap.wrap(f"{study.caption} {drawn}", 148)
+    height = 5.3 + 0.16 * len(caption)
     figure = Figure(figsize=(9.2, height), dpi=160, facecolor="white")
     FigureCanvasAgg(figure)  # the figure keeps it
     foot = (0.63 + 0.16 * len(caption)) / height
-    axes = figure.add_axes((0.075, foot, 0.745, 1 - foot - 0.8 / height))
+    axes = figure.add_axes((0.075, foot, 0.745, 1 - foot - 1.0 / height))
     x = 0.075
     figure.text(x, 1 - 0.22 / height, study.name, size=14, weight="bold", color=INK, va="top", parse_math=False)
     figure.text(x, 0.1 / height, "\n".join(caption), size=7.5, color=QUIET, linespacing=1.35, parse_math=False)
     _set_axes(axes, study)
     _draw_references(axes, study)
     _draw_trials(axes, study)
+    _draw_composed(axes, study)
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.012, 1.0), ncols=4, frameon=False, fontsize=8.5, labelcolor=QUIET,
+        loc="lower left", bbox_to_anchor=(-0.012, 1.0), ncols=3, frameon=False, fontsize=8.5, labelcolor=QUIET,
         handletextpad=0.4, columnspacing=1.6, borderaxespad=0.3, handlelength=1.4, scatteryoffsets=[0.5],
     )  # fmt: skip
     fresh = path.with_suffix(".new")
@@ -132,6 +157,11 @@ def _percent(study: StudyRecord, trials: Sequence[Record], split: str) -> list[f
     return [100 * objective(trial.scores if split == "validation" else trial.test) for trial in trials]
 
 
+def _tested(study: StudyRecord) -> list[Record]:
+    """The front's trials with a figure on test."""
+    return [trial for trial in study.front if study.tested(trial)]
+
+
 def _references(study: StudyRecord) -> dict[str, float]:
     """Models the study is compared with, to their figure on validation in %, the best first."""
     objective = OBJECTIVES[study.select]
@@ -143,11 +173,12 @@ def _set_axes(axes: Axes, study: StudyRecord) -> None:
     """Scales, limits and grid, so that nothing that is drawn lies outside."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    params = [max(trial.extra_params, 1) for trial in study.complete] or [int(CHEAPEST)]
+    counts = [trial.extra_params for trial in study.complete] + [m.extra_params for m in study.composed_front]
+    params = [max(count, 1) for count in counts] or [int(CHEAPEST)]
     left, right = min(params) / 1.5, 1.15 * max(*params, study.dearest, 10 * min(params))
-    tested = [trial for trial in study.front if trial.test]
     values = [*_references(study).values(), *_percent(study, study.complete, "validation")]
-    values += _percent(study, tested, "test")
+    values += _percent(study, _tested(study), "test")
+    values += [100 * share for m in study.composed.listed for share in (m.expected, m.test) if share is not None]
     margin = 0.06 * max(max(values) - min(values), 5)
     axes.set_xscale("log")
     axes.set_xlim(left, right)
@@ -215,9 +246,29 @@ def _draw_trials(axes: Axes, study: StudyRecord) -> None:
         steps, stairs, "o", color=FRONT, markersize=6.5, markeredgecolor="white", markeredgewidth=0.9, zorder=4,
         label=f"front on validation ({len(front)})",
     )  # fmt: skip
-    tested = [trial for trial in front if trial.test]
-    if tested:
+    if tested := _tested(study):
         axes.plot(
             [max(t.extra_params, 1) for t in tested], _percent(study, tested, "test"), "D", color="none",
             markersize=5.5, markeredgecolor=TEST, markeredgewidth=1.7, zorder=5, label="the same trials on test",
+        )  # fmt: skip
+
+
+def _draw_composed(axes: Axes, study: StudyRecord) -> None:
+    """The composed front as a staircase of what it was chosen by, its listed points, and these on test."""
+    front, listed = study.composed_front, study.composed.listed
+    if not front:
+        return
+    xs, ys = [max(m.extra_params, 1) for m in front], [100 * m.expected for m in front]
+    xs, ys = [xs[0], *xs, max(study.dearest, xs[-1])], [_references(study)["merged"], *ys, ys[-1]]
+    axes.step(xs, ys, where="post", color=OWN, linewidth=1.5, zorder=3.2)
+    axes.plot(
+        [max(m.extra_params, 1) for m in listed], [100 * m.expected for m in listed], "s", color=OWN, zorder=4.2,
+        markersize=5.5, markeredgecolor="white", markeredgewidth=0.9,
+        label=f"{COMPOSED}, hypervolume {100 * study.composed_hypervolume():.1f} %",
+    )  # fmt: skip
+    tested = [(max(m.extra_params, 1), 100 * m.test) for m in listed if m.test is not None]
+    if tested:
+        axes.plot(
+            *zip(*tested, strict=True), "D", color="none", markersize=5, markeredgecolor=OWN, markeredgewidth=1.4,
+            zorder=5.2, label="these on test",
         )  # fmt: skip

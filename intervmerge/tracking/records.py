@@ -8,30 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from intervmerge import pareto
+from intervmerge.tracking.composed import Composed, Mixture, Option
+from intervmerge.tracking.scores import OBJECTIVES, Counts, Scores, accuracy, agreement
+
+__all__ = [
+    "OBJECTIVES", "Counts", "Record", "RungRecord", "Scores", "StudyRecord", "accuracy", "agreement", "exactly",
+    "in_words",
+]  # fmt: skip
 
 State = Literal["complete", "failed", "pruned", "duplicate", "running"]
 """complete: measured at its last step. failed: ended by an error. pruned: over the budget of parameters, never
 trained. duplicate: equal to an earlier one, never trained. running: not ended yet, or the study was."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How often a model was right on the images of one split of one task."""
-
-    correct: int
-    agreeing: int
-    """Images classified as the teacher does."""
-    total: int
-
-
-Scores = Mapping[str, Counts]
-"""Task to counts."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +57,12 @@ class Record:
     sha256: str = ""
     """Of the file of interventions."""
     duplicate_of: int | None = None
+    taken_from: str = ""
+    """`study/number` of the trial of another study whose record this was; empty for one trained here."""
     error: str = ""
     test: Scores = field(default_factory=dict)
-    """Counts on `test`; only trials on the final front have been measured there."""
+    """Counts on `test` of the tasks that were measured there: all for a trial on the front, else those that a composed
+    point takes from it. A mean over them may be partial: see `StudyRecord.tested`."""
 
     @property
     def seconds(self) -> float:
@@ -93,9 +88,13 @@ class Record:
         """What `to_json` gave."""
         return _RECORDS.validate_python(dict(values))
 
+    def repeated(self, number: int) -> Record:
+        """What a later trial of an equal configuration keeps: these figures, and that it was not trained."""
+        return replace(self, number=number, state="duplicate", duplicate_of=self.number, taken_from="", test={})
+
     def with_test(self, scores: Scores) -> Record:
-        """The same trial, measured on `test`."""
-        return replace(self, test=scores)
+        """The same trial, measured on `test` for further tasks."""
+        return replace(self, test={**self.test, **scores})
 
 
 _RECORDS = TypeAdapter(Record)
@@ -104,20 +103,6 @@ _RECORDS = TypeAdapter(Record)
 def exactly(trials: Iterable[Record]) -> list[Record]:
     """The trials whose last figures come from the exact forward."""
     return [trial for trial in trials if trial.measured_by == "exact"]
-
-
-def accuracy(scores: Scores) -> float:
-    """Share of images that are right, unweighted mean over tasks, 0..1; NaN without scores."""
-    return fmean(c.correct / c.total for c in scores.values()) if scores else float("nan")
-
-
-def agreement(scores: Scores) -> float:
-    """Share of images classified as the teachers do, unweighted mean over tasks, 0..1; NaN without scores."""
-    return fmean(c.agreeing / c.total for c in scores.values()) if scores else float("nan")
-
-
-OBJECTIVES = {"accuracy": accuracy, "teacher_agreement": agreement}
-"""What a study can choose by; agreement with the teachers needs no labels."""
 
 
 def in_words(intervention: Mapping[str, Any], width: int, num_blocks: int) -> str:
@@ -171,6 +156,8 @@ class StudyRecord:
     """Split to model ("merged", "individual", "pre-trained", perhaps "multi-task") to scores."""
     trials: Sequence[Record]
     """By number."""
+    selection: str = "shrunk"
+    """A row of SELECTIONS: by which figures the composed front is chosen."""
 
     @cached_property
     def complete(self) -> list[Record]:
@@ -199,8 +186,10 @@ class StudyRecord:
     def hypervolume(self, first: int | None = None) -> float:
         """Hypervolume (see pareto) of the first so many complete trials on validation; of all by default."""
         objective = OBJECTIVES[self.select]
-        known = self.references["validation"]
-        points = [(objective(trial.scores), trial.extra_params) for trial in exactly(self.complete[:first])]
+        return self._volume([(objective(trial.scores), trial.extra_params) for trial in exactly(self.complete[:first])])
+
+    def _volume(self, points: Sequence[pareto.Point]) -> float:
+        objective, known = OBJECTIVES[self.select], self.references["validation"]
         floor, ceiling = objective(known["merged"]), objective(known["individual"])
         return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.dearest)
 
@@ -212,6 +201,44 @@ class StudyRecord:
         """The front's most accurate trial within a budget; None where there is none."""
         within = [t for t in self.front if max_extra_params is None or t.extra_params <= max_extra_params]
         return within[-1] if within else None
+
+    @cached_property
+    def composed(self) -> Composed:
+        """Mixtures in which each task has its own trial of those whose every figure is exact."""
+        return self._composed(self.complete)
+
+    def _composed(self, trials: Sequence[Record]) -> Composed:
+        known = {split: models.get("merged", {}) for split, models in self.references.items()}
+        options = [Option(None, 0, known["validation"], known.get("test", {}))]
+        for trial in exactly(trials):
+            assert trial.extra_params % len(self.tasks) == 0, "all tasks of a trial share one placement"
+            options.append(Option(trial.number, trial.extra_params // len(self.tasks), trial.scores, trial.test))
+        return Composed(options, self.tasks, self.select, self.selection)
+
+    @property
+    def composed_front(self) -> list[Mixture]:
+        """The mixtures that neither another mixture nor the merged base dominates, cheapest first."""
+        return self.composed.front
+
+    def composed_hypervolume(self, first: int | None = None) -> float:
+        """Hypervolume of the composed front, by the figures that it was chosen by; else as `hypervolume`."""
+        return self._volume((self.composed if first is None else self._composed(self.complete[:first])).points)
+
+    def tested(self, trial: Record) -> Scores:
+        """A trial's counts on `test`; empty unless all tasks were measured, so that no mean is over some of them."""
+        return trial.test if all(task in trial.test for task in self.tasks) else {}
+
+    @property
+    def untested(self) -> dict[int, list[str]]:
+        """Trial number to tasks: what the front and the listed mixtures take and was not measured on `test` yet."""
+        pairs = [(trial.number, task) for trial in self.front for task in self.tasks]
+        pairs += [(n, task) for m in self.composed.listed for task, n in m.choice.items() if n is not None]
+        known = {(trial.number, task) for trial in self.trials for task in trial.test}
+        missing: dict[int, list[str]] = {}
+        for number, task in dict.fromkeys(pairs):
+            if (number, task) not in known:
+                missing.setdefault(number, []).append(task)
+        return missing
 
     def words(self, trial: Record) -> str:
         """A trial's configuration in words."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from intervmerge.tracking.composed import BUDGETS
 from intervmerge.tracking.records import Record, StudyRecord, accuracy, agreement, exactly
-from intervmerge.tracking.tables import BUDGETS, front_rows
+from intervmerge.tracking.tables import composed_rows, front_rows
 
 EXPERIMENT = "intervmerge"
 DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
@@ -129,29 +130,39 @@ class Runs:
         """Attach the views, add what was measured on test, and end the parent run."""
         self.sync(study)
         for trial in study.front:
-            if trial.test:
-                shares = {f"test_accuracy/{task}": c.correct / c.total for task, c in trial.test.items()}
-                self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(trial.test), **shares}, 0)
+            if test := study.tested(trial):
+                shares = {f"test_accuracy/{task}": counts.accuracy for task, counts in test.items()}
+                self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(test), **shares}, 0)
         self.attach(study, files)
         self._client.set_terminated(self.parent, status)
 
     def attach(self, study: StudyRecord, files: list[Path]) -> None:
-        """The front as a table, and files, as artifacts of the parent run."""
-        rows = front_rows(study)
-        # as log_table would write it, which appends to what is there
-        table = {"columns": list(rows[0]) if rows else ["number"], "data": [list(row.values()) for row in rows]}
-        self._client.log_dict(self.parent, table, "front.json")
-        tag = json.dumps([{"path": "front.json", "type": "table"}])
+        """Both fronts as tables, and files, as artifacts of the parent run."""
+        tables = {"front.json": front_rows(study), "composed.json": [flat(row) for row in composed_rows(study)]}
+        for name, rows in tables.items():
+            # as log_table would write it, which appends to what is there
+            table = {"columns": list(rows[0]) if rows else ["number"], "data": [list(row.values()) for row in rows]}
+            self._client.log_dict(self.parent, table, name)
+        tag = json.dumps([{"path": name, "type": "table"} for name in tables])
         self._client.set_tag(self.parent, "mlflow.loggedArtifacts", tag)
         for file in files:
             self._client.log_artifact(self.parent, str(file))
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed point as cells of a table: one a task, `trial 3: noreft rank 4, ...`."""
+    cells = {name: value for name, value in row.items() if name != "choice"}
+    for task, taken in row["choice"].items():
+        words = taken["configuration"]
+        cells[task] = words if taken["trial"] is None else f"trial {taken['trial']}: {words}"
+    return cells
 
 
 def metrics_of(trial: Record) -> dict[str, float]:
     """A trial's figures on validation."""
     metrics = {"extra_params": float(trial.extra_params), "seconds": trial.seconds}
     if trial.scores:
-        shares = {task: c.correct / c.total for task, c in trial.scores.items()}
+        shares = {task: counts.accuracy for task, counts in trial.scores.items()}
         metrics |= {"accuracy": fmean(shares.values()), "worst_task": min(shares.values())}
         metrics |= {f"accuracy/{task}": share for task, share in shares.items()}
         metrics["agreement"] = agreement(trial.scores)
@@ -161,7 +172,11 @@ def metrics_of(trial: Record) -> dict[str, float]:
 def growth(study: StudyRecord, first: int) -> dict[str, float]:
     """Figures of the study after so many complete trials."""
     trials = exactly(study.complete[:first])
-    figures = {"hypervolume": study.hypervolume(first), "front_size": float(study.front_size(first))}
+    figures = {
+        "hypervolume": study.hypervolume(first),
+        "composed_hypervolume": study.composed_hypervolume(first),
+        "front_size": float(study.front_size(first)),
+    }
     for budget in BUDGETS:
         within = [accuracy(trial.scores) for trial in trials if trial.extra_params <= budget]
         if within:

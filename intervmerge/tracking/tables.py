@@ -1,4 +1,4 @@
-"""Tables of a study: all trials as Parquet, the front as JSON."""
+"""Tables of a study: all trials as Parquet, the front and the composed front as JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from intervmerge.tracking.records import Record, StudyRecord, accuracy
+from intervmerge.tracking.composed import Mixture, optimism
+from intervmerge.tracking.records import OBJECTIVES, Record, StudyRecord, accuracy
 
-BUDGETS = (300, 1_000, 3_000, 10_000, 30_000, 100_000)
-"""Round budgets of extra parameters at which a front is read."""
+NOTHING = "no intervention"
+"""What a task without one is said to have."""
 
 
 def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
@@ -27,17 +28,13 @@ def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
         **placed,
         "extra_params": trial.extra_params,
         "accuracy": accuracy(trial.scores) if trial.scores else None,
-        **{f"accuracy/{task}": _share(trial.scores.get(task)) for task in study.tasks},
+        **{f"accuracy/{task}": trial.scores[task].accuracy if trial.scores else None for task in study.tasks},
         "engine": trial.engine,
         "measured_by": trial.measured_by,
         "seconds": trial.seconds,
         "on_front": any(trial.number == other.number for other in study.front),
         "error": trial.error,
     }
-
-
-def _share(counts: Any) -> float | None:
-    return None if counts is None else counts.correct / counts.total
 
 
 def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
@@ -50,10 +47,44 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "steps": trial.training["steps"],
             "extra_params": trial.extra_params,
             "validation_accuracy": accuracy(trial.scores),
-            "test_accuracy": accuracy(trial.test) if trial.test else None,
+            "test_accuracy": accuracy(test) if (test := study.tested(trial)) else None,
         }
         for trial in study.front
     ]
+
+
+def chosen(study: StudyRecord, mixture: Mixture) -> dict[str, dict[str, Any]]:
+    """By task the trial, None where there is none, and its configuration in words."""
+    words = {trial.number: study.words(trial) for trial in study.complete}
+    return {
+        task: {"trial": number, "configuration": NOTHING if number is None else words[number]}
+        for task, number in mixture.choice.items()
+    }
+
+
+def composed_rows(study: StudyRecord) -> list[dict[str, Any]]:
+    """The listed points of the composed front, cheapest first; `test` where every choice was measured there.
+
+    `expected`, what a point was chosen by, and `optimism`, validation minus test, are of what the study chooses by.
+    """
+    return [
+        {
+            "extra_params": mixture.extra_params,
+            "expected": mixture.expected,
+            "validation_accuracy": accuracy(mixture.scores),
+            "test_accuracy": accuracy(mixture.test_scores) if mixture.test_scores else None,
+            "optimism": mixture.optimism,
+            "choice": chosen(study, mixture),
+        }
+        for mixture in study.composed.listed
+    ]
+
+
+def mean_optimism(study: StudyRecord) -> dict[str, float | None]:
+    """By front, validation minus test of what the study chooses by: how much luck is in the figures on validation."""
+    objective = OBJECTIVES[study.select]
+    uniform = [(objective(t.scores), objective(test) if (test := study.tested(t)) else None) for t in study.front]
+    return {"front": optimism(uniform), "composed": optimism([(m.validation, m.test) for m in study.composed.listed])}
 
 
 def write_parquet(study: StudyRecord, path: Path) -> None:
@@ -76,8 +107,15 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
 
 
 def write_front(study: StudyRecord, path: Path) -> None:
-    """The front as JSON: a list of points, cheapest first, and what it must be read with."""
-    values = {"study": study.name, "caption": study.caption, "front": front_rows(study)}
+    """Both fronts as JSON: lists of points, cheapest first, and what they must be read with."""
+    values = {
+        "study": study.name,
+        "caption": study.caption,
+        "front": front_rows(study),
+        "composed": composed_rows(study),
+        "selection": study.selection,
+        "mean_optimism": mean_optimism(study),
+    }
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
     fresh.replace(path)

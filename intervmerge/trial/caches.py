@@ -1,8 +1,8 @@
 """What never changes while a merged base is frozen, computed once for all trials and processes of a machine.
 
-Of every image of `adapt` and `validation`: the class token at every block boundary; what the class stream attends to,
-in a row of STORAGES; and, for the exact engine, all tokens at some boundaries, so that it can begin at the deepest one
-before the first intervened block.
+Of every image: the class token at every block boundary, and all tokens at some, so that the exact engine can begin at
+the deepest one before the first intervened block; of `adapt` and `validation`, which trials read again and again, also
+what the class stream attends to, in a row of STORAGES.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite
 from intervmerge.trial.batches import BLOCK, Batch, side_by_side, sizes
 from intervmerge.trial.machine import GIB
-from intervmerge.trial.storages import STORAGES
+from intervmerge.trial.storages import STORAGES, Storage
 from intervmerge.trial.store import Layout, Store
 
-SPLITS = ("adapt", "validation")
-"""What is cached; `test` is read once."""
+STREAMED = ("adapt", "validation")
+"""What the class stream runs on; `test` is read once, by the exact engine."""
 FEWEST = 4 * BLOCK
 """Images a task to adapt on, at least; with fewer the exact engine trains."""
 
@@ -41,7 +41,9 @@ class CachePlan:
     def bytes(self, suite: Suite) -> int:
         """What this needs for a suite."""
         images = sum(min(size, self.adapt or size) for size in sizes(suite, "adapt").values())
-        return _image_bytes(self, suite) * (images + sum(sizes(suite, "validation").values()))
+        images += sum(sizes(suite, "validation").values())
+        tests = sum(sizes(suite, "test").values()) if self.boundaries else 0
+        return _image_bytes(self, suite) * images + _image_bytes(replace(self, storage=None), suite) * tests
 
     def words(self, suite: Suite) -> str:
         """What is kept and what it costs, and what was given up for it."""
@@ -104,21 +106,17 @@ class CachedSplit:
     """`class` [blocks + 1, images, width]; `tokens` [boundaries, images, tokens, width]; the storage's own
     [blocks, images, ...]."""
 
-    def taken(self, name: str, block: int, places: Tensor) -> Tensor:
-        """The images at some places: a view where they lie side by side, otherwise gathered."""
-        return take(self.tensors[name][block], places)
+    def placed(self, batch: Batch) -> slice | Tensor:
+        """Where a batch's images lie, row after row: a slice, which copies nothing, where they are side by side."""
+        places = self.places[batch.index.flatten()]
+        first = int(places[0])
+        if torch.equal(places, torch.arange(first, first + len(places))):
+            return slice(first, first + len(places))
+        return places.to(self.tensors["class"].device)
 
-    def placed(self, batch: Batch) -> Tensor:
-        """Places of a batch's images, one row after another."""
-        return self.places[batch.index.flatten()]
-
-
-def take(tensor: Tensor, places: Tensor) -> Tensor:
-    """Rows of a tensor: a view where they are side by side, otherwise a copy."""
-    first = int(places[0])
-    if torch.equal(places, torch.arange(first, first + len(places))):
-        return tensor.narrow(0, first, len(places))
-    return tensor.index_select(0, places.to(tensor.device))
+    def taken(self, name: str, block: int, places: slice | Tensor) -> Tensor:
+        """A tensor of one block, or boundary, at the images' places."""
+        return self.tensors[name][block][places]
 
 
 class Caches:
@@ -139,7 +137,7 @@ class Caches:
 
     def split(self, name: str) -> CachedSplit | None:
         """The caches of a split; None where it has none."""
-        if name not in SPLITS or self.plan == NO_CACHES:
+        if self.plan == NO_CACHES or (name not in STREAMED and not self.plan.boundaries):
             return None
         if name not in self._splits:
             self._splits[name] = self._filled(name)
@@ -152,24 +150,28 @@ class Caches:
         places[order] = torch.arange(len(order))
         device = self._encoder.tower.proj.device
         key = f"{self._fingerprint}/{split}/{images_of(self._suite, split)}/{self.plan}/{device.type}"
-        found = self._store.fill(key, self._layout(len(order)), lambda tensors: self._fill(tensors, split, order))
+        found = self._store.fill(
+            key, self._layout(split, len(order)), lambda tensors: self._fill(tensors, split, order)
+        )
         return CachedSplit(self.plan, places, {name: tensor.to(device) for name, tensor in found.items()})
 
-    def _layout(self, images: int) -> Layout:
-        shape, plan = self._suite.architecture, self.plan
+    def _storage(self, split: str) -> Storage | None:
+        return STORAGES[self.plan.storage] if self.plan.storage and split in STREAMED else None
+
+    def _layout(self, split: str, images: int) -> Layout:
+        shape, plan, row = self._suite.architecture, self.plan, self._storage(split)
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "class": ((shape.blocks + 1, images, shape.width), torch.float32)
         }
         if plan.boundaries:
             layout["tokens"] = ((len(plan.boundaries), images, shape.tokens, shape.width), torch.float32)
-        if plan.storage:
-            row = STORAGES[plan.storage]
+        if row is not None:
             layout |= {name: ((shape.blocks, images, *of), row.dtype) for name, of in row.shapes(shape).items()}
         return layout
 
     def _fill(self, tensors: Mapping[str, Tensor], split: str, order: Tensor) -> None:
         plan, last = self.plan, self._suite.architecture.blocks
-        row = STORAGES[plan.storage] if plan.storage else None
+        row = self._storage(split)
         with torch.no_grad(), autocast(self._encoder.tower.proj.device):
             for start in range(0, len(order), CHUNK):
                 part = slice(start, start + CHUNK)

@@ -32,7 +32,7 @@ class Lesson:
 
 def adam(interventions: Interventions, training: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of a trial; it works by element, so that tasks stay independent."""
-    return torch.optim.Adam(interventions.parameters(), lr=training.learning_rate)
+    return torch.optim.Adam(interventions.parameters(), lr=training.learning_rate, fused=True)
 
 
 def distill(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -102,18 +102,32 @@ def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
 
 
 def measure(
-    suite: Suite, split: str, teachers: Mapping[str, Tensor], found: Callable[[int, Task], Tensor]
+    suite: Suite,
+    split: str,
+    teachers: Mapping[str, Tensor],
+    found: Callable[[int, Task], Tensor],
+    tasks: Collection[str] | None = None,
 ) -> dict[str, Score]:
-    """Score every task; `found` gives the features of a task's images from its row and the task."""
+    """Score these tasks, or all; `found` gives the features of a task's images from its row and the task."""
     return {
-        task.name: score(task, split, found(row, task), teachers[task.name]) for row, task in enumerate(suite.tasks)
+        task.name: score(task, split, found(row, task), teachers[task.name])
+        for row, task in enumerate(suite.tasks)
+        if tasks is None or task.name in tasks
     }
 
 
 def measure_student(
-    engine: Engine, interventions: Interventions | None, suite: Suite, split: str, teachers: Mapping[str, Tensor]
+    engine: Engine,
+    interventions: Interventions | None,
+    suite: Suite,
+    split: str,
+    teachers: Mapping[str, Tensor],
+    tasks: Collection[str] | None = None,
 ) -> dict[str, Score]:
-    """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself."""
+    """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself.
+
+    `tasks` are those that are scored; None is all.
+    """
 
     starts = list(accumulate(sizes(suite, split).values(), initial=0))
 
@@ -122,7 +136,7 @@ def measure_student(
             parts = torch.arange(starts[row], starts[row + 1]).split(CHUNK)
             return torch.cat([features(engine, interventions, Batch(split, part[None]), [row])[0] for part in parts])
 
-    return measure(suite, split, teachers, found)
+    return measure(suite, split, teachers, found, tasks)
 
 
 def measure_encoders(

@@ -163,24 +163,29 @@ def rungs(
     *,
     engine: Engine | None = None,
     worthwhile: Callable[[Mapping[str, Score]], bool] = lambda scores: True,
+    step_bytes: int | None = None,
 ) -> Iterator[Rung]:
     """Train `interventions` in place; at each rung measure, save, and yield.
 
-    A trial that was stopped yields the rungs that `folder` holds, goes on after the last, and ends as it would have.
+    A trial that was stopped yields the rungs that `folder` holds, goes on after the last, and ends as it would have;
+    one that had ended yields them all. `unfinished.finish` forgets it, once its end is known.
 
     Args:
         bench: the merged base.
         config: what to train and how.
         interventions: untrained.
-        folder: where interventions, and until the end what is needed to go on, are written at every rung.
+        folder: where interventions, and what is needed to go on, are written at every rung.
         engine: that trains and measures rungs; the bench's own choice by default.
         worthwhile: whether these last scores, measured in the stream, are to be measured again by the exact engine.
+        step_bytes: of activations; the machine's own by default.
     """
     engine = engine or bench.engine(config.training, interventions.rows[0][1])
     optimizer = adam(interventions, config.training)
     how = f"{engine.name} {bench.caches.plan.storage} {bench.caches.plan.adapt}"
     whose = f"{bench.base.fingerprint} {how} {config} {list(interventions.state_by_task())}"
     measured = [] if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
+    if folder is not None and measured:
+        interventions.save(folder / FILE)  # perhaps of a later rung, or lost
     yield from measured
     done, before = (measured[-1].steps, measured[-1].seconds) if measured else (0, 0.0)
     began = time.perf_counter() - before
@@ -192,7 +197,7 @@ def rungs(
         config.seed,
         optimizer=optimizer,
         done=done,
-        step_bytes=bench.machine.step_bytes,
+        step_bytes=bench.machine.step_bytes if step_bytes is None else step_bytes,
     )
     for steps in training:
         ends, by = steps == config.training.steps, engine
@@ -202,10 +207,7 @@ def rungs(
         measured = [*measured, Rung(steps, scores, time.perf_counter() - began, by.name)]
         if folder is not None:
             interventions.save(folder / FILE)
-            if ends:
-                unfinished.finish(folder)
-            else:
-                unfinished.put_aside(folder, whose, interventions, optimizer, measured)
+            unfinished.put_aside(folder, whose, interventions, optimizer, measured)
         yield measured[-1]
 
 
@@ -237,5 +239,7 @@ def run_trial(
     for rung in rungs(bench, config, interventions, folder, engine=engine):
         measured.append(rung)
         on_rung(rung)
+    if folder is not None:
+        unfinished.finish(folder)
     extra = len(interventions.rows) * extra_params(placement)
     return TrialResult(config, placement, bench.base.fingerprint, tuple(measured), extra, interventions, engine.name)

@@ -1,23 +1,28 @@
-"""A training put aside at a rung: everything it needs to go on as if it had never stopped."""
+"""A training put aside at a rung: everything it needs to go on as if it had never stopped.
+
+It stays until what came of it is known elsewhere: a trial that is taken up after its last rung only says so again.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from intervmerge.interventions import Interventions
 from intervmerge.trial.evaluate import Rung
 
 FILE = "unfinished.safetensors"
-"""Beside the interventions of a trial, until it has ended."""
+"""Beside the interventions of a trial, until it has ended and its end is known."""
 
 KEY = "intervmerge.unfinished"
 """Of the metadata: whose state this is, and the rungs measured so far."""
@@ -36,13 +41,26 @@ def put_aside(
     tensors = {f"tensors/{name}": tensor for name, tensor in interventions.state_dict().items()}
     for place, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{place}/{name}": tensor for name, tensor in state.items()}
-    fresh = folder / f".{FILE}"
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        fresh,
-        {KEY: json.dumps([identity, [asdict(rung) for rung in measured]])},
-    )
-    fresh.replace(folder / FILE)
+    named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {KEY: json.dumps([identity, [asdict(rung) for rung in measured]])}
+    write_whole(folder / FILE, save(named, metadata))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def take_up(folder: Path, identity: str, interventions: Interventions, optimizer: torch.optim.Optimizer) -> list[Rung]:
@@ -68,5 +86,6 @@ def take_up(folder: Path, identity: str, interventions: Interventions, optimizer
 
 
 def finish(folder: Path) -> None:
-    """The trial has ended: nothing is left to take up."""
-    (folder / FILE).unlink(missing_ok=True)
+    """The end of the trial is known: nothing is left to take up, nor what a killed process was writing."""
+    for path in (folder / FILE, *folder.glob(".*.safetensors.*")):
+        path.unlink(missing_ok=True)

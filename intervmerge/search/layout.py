@@ -1,0 +1,13 @@
+"""Where the trials of a study lie in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TRIALS = "trials"
+"""Folder of a study with one folder a trial, named by its number."""
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """The folder of a trial."""
+    return study / TRIALS / str(number)

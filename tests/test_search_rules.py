@@ -1,0 +1,660 @@
+"""The rules of a search: how it asks, what it does not train again, when it ends, what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from faults import descendants, kill_and_resume, world
+from torch import Tensor
+
+from intervmerge.cli.search import main as search
+from intervmerge.errors import IntervMergeError
+from intervmerge.interventions import InterventionConfig, Interventions
+from intervmerge.search import stopping
+from intervmerge.search.journal import Journal
+from intervmerge.search.layout import trial_folder
+from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
+from intervmerge.search.samplers import ASKS, CHEAPER, SAMPLERS, Pace
+from intervmerge.search.sampling import Sampling
+from intervmerge.search.searcher import LISTED, OptunaSearcher
+from intervmerge.search.session import ray_session
+from intervmerge.search.space import read_space
+from intervmerge.search.stopping import FAILURES, GROWTH, Stopping, hung_after, stalled
+from intervmerge.search.study import Study, load_study, settings_of, take_up
+from intervmerge.search.warm_start import locate, take_over
+from intervmerge.search.watch import Silence
+from intervmerge.search.worker import Seat, Worker, is_out_of_memory
+from intervmerge.settings import read_settings
+from intervmerge.suites.encoder import Architecture, Edit
+from intervmerge.suites.suite import Suite
+from intervmerge.tracking.records import Counts, Record, RungRecord, StudyRecord
+from intervmerge.trial import unfinished
+from intervmerge.trial.batches import Batch
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.exact import ExactEngine
+from intervmerge.trial.machine import GIB, Machine
+from intervmerge.trial.merged import MergedBase, merge
+from intervmerge.trial.run import FILE, Bench
+from intervmerge.trial.unfinished import write_whole
+
+# Ray, MLflow and Optuna warn of their own affairs
+pytestmark = pytest.mark.filterwarnings("default")
+
+MINI8 = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
+SPACE = """\
+base: {rule: task_arithmetic, scaling: 0.3}
+training: {steps: 4, batch: 8, rungs: [2]}
+intervention:
+  formula: {choices: [noreft, lobireft, consreft]}
+  rank: {low: 1, high: 4}
+  blocks: {choices: [all, mask]}
+  slice_width: {choices: ["1/1", "1/6"]}
+search: {trials: 5}
+"""
+SMALL = SPACE.replace("[all, mask]", "[all, [1, 3], [2]]")
+
+
+def write(path: Path, text: str = SPACE, **search: object) -> Path:
+    settings = ", ".join(f"{name}: {value}" for name, value in {"trials": 5, **search}.items())
+    path.write_text(text.replace("trials: 5", settings), encoding="utf-8")
+    return path
+
+
+def score(record: Record) -> RungRecord:
+    """Figures that grow with the parameters, by a rule that a sampler can learn."""
+    correct = 20 + 2 * record.extra_params.bit_length()
+    return RungRecord(4, 1.0, {task: Counts(correct, correct, 80) for task in ("red", "green", "blue")})
+
+
+def drive(searcher: OptunaSearcher, count: int, finish: Callable[[Record], Record] | None = None) -> list[Record]:
+    """Ask and tell as Tune does with one slot, at most so often; what was trained."""
+    trained = []
+    for number in range(count):
+        asked = searcher.suggest(str(number))
+        if asked == "FINISHED":
+            break
+        record = Record.from_json(json.loads(asked["record"]))
+        record = (finish or (lambda r: replace(r, state="complete", rungs=(score(r),))))(record)
+        searcher.on_trial_complete(str(number), {"record": json.dumps(record.to_json())})
+        trained.append(record)
+    return trained
+
+
+def by_hand(folder: Path, sampling: Sampling, **more: object) -> OptunaSearcher:
+    """A searcher on a journal of its own, without Ray."""
+    folder.mkdir(exist_ok=True)
+    settings = sampling.space.search
+    journal = Journal(folder, SAMPLERS[settings.sampler](settings.seed))
+    silent = lambda event, record: None  # noqa: E731
+    return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, 0.2, silent, **more)
+
+
+def sampling(path: Path) -> Sampling:
+    return Sampling(read_space(path), MINI8, 3)
+
+
+# ---- samplers
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_asks_different_affordable_configurations_that_its_seed_gives(name: str, tmp_path: Path) -> None:
+    """Two objectives, conditional parameters (the mask; none for grid, which lists) and a constraint (the budget)."""
+    text = SMALL if name == "grid" else SPACE
+    space = sampling(write(tmp_path / "s.yaml", text, sampler=name, max_extra_params=3000))
+    runs = [drive(by_hand(tmp_path / str(turn), space), 14) for turn in range(2)]
+    assert [r.intervention for r in runs[0]] == [r.intervention for r in runs[1]]
+    assert len({json.dumps(dict(r.intervention)) for r in runs[0]}) == 14
+    assert max(r.extra_params for r in runs[0]) <= 3000
+    told = Journal(tmp_path / "0").study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    assert sum(len(trial.values) == 2 for trial in told) >= 14
+    assert all(trial.constraints["extra_params"] <= 0 for trial in told)
+
+
+def test_a_gaussian_process_leaves_the_number_of_threads_as_it_was(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    drive(by_hand(tmp_path / "a", sampling(write(tmp_path / "s.yaml", sampler="gp"))), 12)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_grid_trains_every_different_configuration_once_in_an_order_that_the_seed_gives(tmp_path: Path) -> None:
+    orders = []
+    for seed in (0, 1):
+        space = sampling(write(tmp_path / "s.yaml", SMALL, sampler="grid", priors="none", seed=seed))
+        said: list[str] = []
+        trained = drive(by_hand(tmp_path / str(seed), space, say=said.append), 1000)
+        keys = {drawn.key for drawn, _ in space.grid() or ()}
+        assert len(trained) == len(keys)
+        assert {record.state for record in Journal(tmp_path / str(seed)).records()} == {"complete"}  # no repeat
+        assert said == [LISTED]
+        orders.append([json.dumps(dict(record.intervention)) for record in trained])
+    assert set(orders[0]) == set(orders[1])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rungs: [2]", "learning_rate: {low: 0.01, high: 0.1}", r"line 2, training\.learning_rate: got a range from"),
+        ("high: 4", "high: 9999", r"line 5, intervention\.rank: got 9,999 values, in a grid of"),
+        ("[all, mask]", "[all, mask], choices: [mask]", "the same key again"),
+    ],
+)
+def test_a_space_too_large_to_list_is_refused_by_grid_with_what_makes_it_so(
+    old: str, new: str, message: str, odd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write(tmp_path / "s.yaml", SPACE.replace(old, new), sampler="grid")
+    assert search(["--space", str(space), "--suite", str(odd_folder), "--out", str(tmp_path / "study")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert re.search(r": got .*; .*; allowed: ", error)
+
+
+def clock(ticks: Sequence[float]) -> Callable[[], float]:
+    """A clock that shows these times, one after another."""
+    waiting = iter(ticks)
+    return lambda: next(waiting)
+
+
+@pytest.mark.parametrize(("seconds", "held_up"), [(0.9, False), (1.2, True)])
+def test_a_sampler_that_takes_a_tenth_of_the_time_is_named_once_with_a_faster_one(
+    seconds: float, held_up: bool
+) -> None:
+    asks = [(10.0 * turn, 10.0 * turn + seconds) for turn in range(2 * ASKS)]
+    pace, complaints = Pace("gp", clock(list(chain(*asks)))), []
+    for _ in asks:
+        with pace.ask():
+            pass
+        complaints.append(pace.complaint())
+    said = [text for text in complaints if text]
+    assert len(said) == held_up
+    assert complaints[: ASKS - 1] == [None] * (ASKS - 1)
+    assert all(f"{ASKS * seconds:.1f} of 91.2 s" in text and "sampler tpe asks faster" in text for text in said)
+
+
+def test_every_cheaper_sampler_is_a_row_and_ends_at_random() -> None:
+    for name in CHEAPER:
+        while name in CHEAPER:
+            assert name in SAMPLERS
+            name = CHEAPER[name]
+        assert name == "random"
+
+
+def test_what_was_queued_and_not_begun_when_a_search_was_killed_is_asked_again(tmp_path: Path) -> None:
+    space = sampling(write(tmp_path / "s.yaml", SMALL))
+    first = by_hand(tmp_path / "a", space)
+    first._journal.study.ask()  # a prior; killed before it was written down
+    trained = drive(by_hand(tmp_path / "a", space), 3)
+    priors = [(r.intervention["formula"], r.intervention["rank"]) for r in trained]
+    assert ("noreft", 1) in priors
+    assert ("noreft", 4) in priors
+
+
+# ---- taking over
+
+
+def studied(
+    folder: Path,
+    space: Path,
+    suite: Path,
+    count: int,
+    figures: Callable[[Record], RungRecord] = score,
+    **plan: Any,
+) -> tuple[Study, Prepared]:
+    """A study without Ray: real journal, settings and files; its figures are made up."""
+    prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
+    base, sampling, plan = choose_base(prepared, Silence()), prepared.sampling, prepared.plan
+    folder.mkdir()
+    journal = Journal(folder, SAMPLERS["random"](0))
+    dearest = sampling.cost_range()[1]
+    take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
+    scores = {name: {task: asdict(Counts(correct, correct, 80)) for task in base.suite.task_names}
+              for name, correct in (("merged", 10), ("individual", 80))}  # fmt: skip
+    journal.note("references/validation", scores)
+    bench = Bench(base, Machine(device="cpu", cache_gib=0))
+    searcher = OptunaSearcher(journal, sampling, "accuracy", None, 0.125, lambda event, record: None)
+    drive(searcher, count, lambda record: trained(record, bench, folder, figures))
+    return Study(folder, journal), prepared
+
+
+def trained(record: Record, bench: Bench, folder: Path, figures: Callable[[Record], RungRecord]) -> Record:
+    """A record with a real file; training is left out."""
+    values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
+    config = read_settings(TrialConfig, values, "")
+    place = trial_folder(folder, record.number)
+    place.mkdir(parents=True)
+    bench.start(bench.place(config), config.seed).save(place / FILE)
+    digest = sha256((place / FILE).read_bytes()).hexdigest()
+    return replace(record, state="complete", rungs=(figures(record),), sha256=digest)
+
+
+def test_what_another_study_trained_is_taken_over_with_its_file_and_never_asked_again(
+    odd_folder: Path, tmp_path: Path
+) -> None:
+    other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", SMALL), odd_folder, 12)
+    study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", SMALL, sampler="grid"), odd_folder, 0)
+    assert take_over(study, other, prepared.sampling) == (12, [])
+    theirs = {record.number: record for record in other.record.complete}
+    for record in study.record.complete:
+        name, _, number = record.taken_from.partition("/")
+        origin = theirs[int(number)]
+        assert name == "other"
+        assert (record.intervention, record.rungs, record.sha256) == (origin.intervention, origin.rungs, origin.sha256)
+        file = trial_folder(study.folder, record.number) / FILE
+        assert sha256(file.read_bytes()).hexdigest() == record.sha256
+        Interventions.load(file)
+    assert take_over(study, other, prepared.sampling) == (0, [])  # resumed with the same command
+    keys = {drawn.key for drawn, _ in prepared.sampling.grid() or ()}
+    rest = drive(by_hand(study.folder, prepared.sampling), 1000)
+    assert len(rest) == len(keys) - 12
+    complete = load_study(study.folder).record.complete
+    assert len({json.dumps(dict(record.intervention)) for record in complete}) == len(complete) == len(keys)
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_sampler_learns_from_what_is_taken_over(name: str, odd_folder: Path, tmp_path: Path) -> None:
+    other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml"), odd_folder, 12)
+    study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", sampler=name), odd_folder, 0)
+    assert take_over(study, other, prepared.sampling)[0] == 12
+    told = study.journal.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    mine = other.journal.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    assert {tuple(trial.values) for trial in told} == {tuple(trial.values) for trial in mine}
+    blocks = {json.dumps(trial.params["intervention.blocks"]) for trial in told}
+    assert len(told) == 12
+    assert blocks
+    drawn = drive(by_hand(study.folder, prepared.sampling), 3)  # asks with these distributions, as Optuna checks
+    assert len(drawn) == 3
+
+
+def test_what_lies_outside_the_space_or_its_budget_is_left_where_it_is(odd_folder: Path, tmp_path: Path) -> None:
+    other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", SMALL), odd_folder, 16)
+    text = SMALL.replace("high: 4", "high: 2").replace("noreft, ", "")
+    study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", text, max_extra_params=800), odd_folder, 0)
+    taken, _ = take_over(study, other, prepared.sampling)
+    for record in other.record.complete:
+        inside = record.intervention["formula"] != "noreft" and record.intervention["rank"] <= 2
+        assert (locate(record, prepared.sampling) is not None) == (inside and record.extra_params <= 800)
+    assert 0 < taken == len(study.record.complete) < 16
+    assert {record.state for record in study.record.trials} == {"complete"}
+
+
+def test_every_configuration_of_a_space_is_located_in_it_at_a_point_that_draws_it(tmp_path: Path) -> None:
+    wide = ['slice_width: {choices: ["1/1", 4, 1, 9]}', "slice_start: {low: 3, high: 99}",
+            "slice_shift: {choices: [2, slice_width]}", "token: {choices: [class, patches, all]}"]  # fmt: skip
+    text = SPACE.replace('slice_width: {choices: ["1/1", "1/6"]}', "\n  ".join(wide))
+    text = text.replace("rungs: [2]", "learning_rate: {low: 0.01, high: 0.1}")
+    space = sampling(write(tmp_path / "s.yaml", text.replace("[all, mask]", "[all, last_1, [3, 11], [3], mask]")))
+    for drawn in space.sample(300):
+        if drawn is not None:
+            values = asdict(drawn.trial)
+            record = Record(
+                0, "complete", values["seed"], values["intervention"], values["training"], drawn.extra_params
+            )
+            again = Record.from_json(json.loads(json.dumps(record.to_json())))
+            point = locate(again, space)
+            assert point is not None
+            assert space.draw(point).key == drawn.key
+
+
+def test_a_file_that_is_not_what_its_record_says_is_not_taken_over(odd_folder: Path, tmp_path: Path) -> None:
+    other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", SMALL), odd_folder, 3)
+    first, second, _ = other.record.complete
+    (trial_folder(other.folder, first.number) / FILE).write_bytes(b"torn")
+    (trial_folder(other.folder, second.number) / FILE).unlink()
+    study, prepared = studied(tmp_path / "study", tmp_path / "s.yaml", odd_folder, 0)
+    added, broken = take_over(study, other, prepared.sampling)
+    assert added == 1
+    assert sorted(broken) == sorted(f"other/{record.number}" for record in (first, second))
+
+
+def test_figures_of_the_stream_are_taken_over_only_where_a_better_trial_is_known_here(
+    odd_folder: Path, tmp_path: Path
+) -> None:
+    def figures(record: Record) -> RungRecord:
+        exact = record.intervention["formula"] == "lobireft"  # the cheapest, and the best
+        return RungRecord(4, 1.0, {t: Counts(40 if exact else 30, 30, 80) for t in ("red", "green", "blue")},
+                          measured_by="exact" if exact else "stream")  # fmt: skip
+
+    text = SMALL.replace(", consreft", "").replace("[all, [1, 3], [2]]", "all").replace('["1/1", "1/6"]', '["1/1"]')
+    other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", text), odd_folder, 99, figures)
+    assert len(other.record.complete) == 5  # lobireft, and noreft of rank 1 to 4
+    with_it, prepared = studied(tmp_path / "with", tmp_path / "s.yaml", odd_folder, 0)
+    assert take_over(with_it, other, prepared.sampling)[0] == 5
+    space = write(tmp_path / "t.yaml", text.replace("{choices: [noreft, lobireft]}", "noreft"))
+    without, prepared = studied(tmp_path / "without", space, odd_folder, 0)
+    assert take_over(without, other, prepared.sampling)[0] == 0
+
+
+def test_a_trial_that_a_killed_search_left_is_not_trained_if_another_study_has_it(
+    odd_folder: Path, tmp_path: Path
+) -> None:
+    space = write(tmp_path / "s.yaml", SMALL)
+    other, _ = studied(tmp_path / "other", space, odd_folder, 2)
+    study, prepared = studied(tmp_path / "study", space, odd_folder, 0)
+    by_hand(study.folder, prepared.sampling).suggest("killed")  # the same prior, first in both
+    assert take_over(study, other, prepared.sampling)[0] == 2
+    assert [record.state for record in study.record.trials if record.number == 0] == ["duplicate"]
+    assert not study.journal.reopened("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--base", "task_arithmetic:scaling=0.4"], "got base_fingerprint"),
+        (["--protocol", "paper"], "got (suite_fingerprint|base_fingerprint|protocol)"),
+        (["--select", "teacher_agreement"], "got select accuracy, but this search has teacher_agreement"),
+        (["--warm-start", "nowhere"], "--warm-start: got nowhere"),
+    ],
+)
+def test_a_study_whose_trials_would_differ_here_is_refused_before_ray_starts(
+    flags: list[str], message: str, odd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write(tmp_path / "s.yaml", SMALL)
+    studied(tmp_path / "other", space, odd_folder, 1)
+    out = tmp_path / "study"
+    start = ["--space", str(space), "--suite", str(odd_folder), "--out", str(out)]
+    assert search([*start, "--warm-start", str(tmp_path / "other"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert re.search(r"--warm-start.*: got .*; .*; allowed: ", error)
+    assert not (out / "study.journal").exists()
+
+
+# ---- stopping
+
+
+def record_of(accuracies: Sequence[float]) -> StudyRecord:
+    """A study whose trials have these accuracies, each a little cheaper than the one before."""
+
+    def counts(share: float) -> dict[str, Counts]:
+        return {"red": Counts(round(share * 10_000), 0, 10_000)}
+
+    trials = [
+        Record(n, "complete", 0, {}, {}, 10_000 - n, rungs=(RungRecord(2, 1.0 * n, counts(a)),))
+        for n, a in enumerate(accuracies)
+    ]
+    known = {"merged": counts(0.5), "individual": counts(1.0)}
+    return StudyRecord("s", "odd", "", "b", "f", "fair", "accuracy", ["red"], 48, 5, 10_000, 1, {},
+                       {"validation": known}, trials)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "ends"),
+    [
+        ([0.6, 0.7, 0.7, 0.7], None, False),
+        ([0.6, 0.7, 0.7, 0.7], 2, True),
+        ([0.6, 0.7, 0.7, 0.7], 3, False),  # the second of the last three was better than what came before
+        ([0.6, 0.7, 0.8], 2, False),
+        ([0.4, 0.4, 0.4], 2, True),  # nothing is above the merged base
+        ([0.4, 0.4], 2, False),  # nothing came before the last two
+    ],
+)
+def test_patience_ends_a_search_whose_front_has_not_grown(
+    accuracies: list[float], patience: int | None, ends: bool
+) -> None:
+    assert stalled(record_of(accuracies), patience) == ends
+    reason = Stopping(patience).reason(record_of(accuracies))
+    assert (reason is not None and f"last {patience} trials" in reason) == ends
+
+
+def test_growth_is_of_the_hypervolume_and_less_than_a_thousandth_is_none() -> None:
+    first = record_of([0.7]).hypervolume()
+    for better in (0.7004, 0.71):
+        study = record_of([0.7, better])
+        assert stalled(study, 1) == (study.hypervolume() - first <= GROWTH)
+    assert stalled(record_of([0.7, 0.7004]), 1)
+    assert not stalled(record_of([0.7, 0.9]), 1)
+
+
+def ended(number: int, state: str) -> Record:
+    return Record(number, state, 0, {}, {}, 5, error=f"Traceback\nOSError: disk {number}\n")  # type: ignore[arg-type]
+
+
+def test_a_search_stops_if_its_first_trials_all_fail_and_says_why() -> None:
+    stopping = Stopping(None)
+    for number in range(FAILURES):
+        stopping.check()
+        assert stopping.reason(record_of([])) is None
+        stopping.ended(ended(number, "failed"))
+    assert "failed" in str(stopping.reason(record_of([])))
+    with pytest.raises(IntervMergeError, match=r"trials 0, 1, 2: got OSError: disk 0; .*; allowed: "):
+        stopping.check()
+
+
+@pytest.mark.parametrize("good", range(FAILURES))
+def test_one_good_trial_among_the_first_is_enough_to_go_on(good: int) -> None:
+    stopping = Stopping(None)
+    for number in range(10):
+        stopping.ended(ended(number, "complete" if number == good else "failed"))
+    assert stopping.reason(record_of([])) is None
+    stopping.check()
+
+
+def test_repeats_and_what_is_over_the_budget_are_no_failures() -> None:
+    stopping = Stopping(None)
+    for state in ("pruned", "duplicate", "pruned", "failed", "failed"):
+        stopping.ended(ended(0, state))
+    stopping.check()
+
+
+def test_a_searcher_begins_no_trial_once_there_is_a_reason_and_says_it_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    reasons = iter([None, None, "enough", "more"])
+    space = sampling(write(tmp_path / "s.yaml"))
+    searcher = by_hand(tmp_path / "a", space, say=said.append, enough=lambda: next(reasons))
+    assert len(drive(searcher, 10)) == 2
+    assert searcher.suggest("again") == "FINISHED"
+    assert said == ["enough"]
+
+
+def test_trials_hang_after_twenty_times_the_median_rung_but_not_before_ten_minutes() -> None:
+    study = record_of([0.6])
+    assert hung_after(record_of([])) == hung_after(study) == 600.0
+    slow = replace(study.trials[0], rungs=tuple(RungRecord(n, 40.0 * n, {}) for n in (1, 2, 3)))
+    assert hung_after(replace(study, trials=[slow])) == 20 * 40.0
+
+
+# ---- memory and disk
+
+
+@pytest.fixture(scope="module")
+def base(odd: Suite) -> MergedBase:
+    return merge(odd, "task_arithmetic", scaling=0.3)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError(28, "No space left on device"), False),
+    ],
+)
+def test_errors_of_memory_are_known(error: Exception, is_one: bool) -> None:
+    assert is_out_of_memory(error) == is_one
+
+
+def test_memory_that_this_machine_refuses_is_an_error_of_memory() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50)
+    assert is_out_of_memory(refused.value)
+
+
+class Narrow(ExactEngine):
+    """An engine on a device that has memory to train so many tasks at once."""
+
+    most = 1
+
+    def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
+        if torch.is_grad_enabled() and len(batch.index) > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(batch.index)} tasks")
+        return super().walk(batch, edit, first)
+
+
+def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker:
+    """A worker in this process, whose engine has memory for so many tasks at once."""
+    needs = Bench(base, "cpu").exact.step_bytes(8, 0)
+    seat = Seat(str(folder), Machine(device="cpu", cache_gib=0, step_gib=4 * needs / GIB))
+
+    class Here(Worker):
+        def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
+            super().setup(config, base, {}, seat)
+            self._bench.exact = Narrow(base.suite, self._bench.encoder)
+            self._bench.exact.most = most
+
+    training = asdict(TrainingConfig(steps=4, batch=8, rungs=(2,)))
+    intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
+    record = Record(number, "running", 0, intervention, training, 5)
+    return Here({"record": json.dumps(record.to_json()), "bar": 0.0})
+
+
+def steps(worker: Worker) -> list[Record]:
+    """What the worker reports, to the end of its trial."""
+    found = []
+    while not found or found[-1].state == "running":
+        found.append(Record.from_json(json.loads(worker.step()["record"])))
+    return found
+
+
+def test_a_trial_that_memory_is_too_short_for_is_tried_again_with_a_quarter_and_comes_to_the_same(
+    base: MergedBase, tmp_path: Path
+) -> None:
+    wide, narrow = steps(worker(tmp_path, base, 3)), steps(worker(tmp_path, base, 1, number=1))
+    assert [record.state for record in narrow] == ["running", "complete"]
+    for first, second in zip(wide, narrow, strict=True):
+        assert [rung.steps for rung in first.rungs] == [rung.steps for rung in second.rungs]
+    one, other = (Interventions.load(trial_folder(tmp_path, n) / FILE).state_dict() for n in (0, 1))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_trial_that_memory_is_too_short_for_twice_fails_with_its_error_and_the_next_one_is_tried_whole(
+    base: MergedBase, tmp_path: Path
+) -> None:
+    short = worker(tmp_path, base, 0)
+    found = steps(short)
+    assert [record.state for record in found] == ["failed"]
+    assert "OutOfMemoryError: CUDA out of memory: 1 tasks" in found[0].error  # the second try had one task at a time
+    short._bench.exact.most = 3
+    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bar": 0.0})
+    assert steps(short)[-1].state == "complete"
+
+
+def test_a_trial_whose_end_was_not_heard_of_ends_again_without_training(base: MergedBase, tmp_path: Path) -> None:
+    first = steps(worker(tmp_path, base, 3))
+    (trial_folder(tmp_path, 0) / FILE).unlink()  # lost with the machine
+    again = steps(worker(tmp_path, base, 0))  # has memory to measure, none to train
+    assert again == first
+
+
+def test_a_write_that_the_disk_refuses_is_an_os_error_and_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(tmp_path / "file", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_a_trial_that_cannot_put_itself_aside_fails_alone_with_the_os_error(base: MergedBase, tmp_path: Path) -> None:
+    (trial_folder(tmp_path, 0) / unfinished.FILE).mkdir(parents=True)  # in the way
+    found = steps(worker(tmp_path, base, 3))
+    assert [record.state for record in found] == ["failed"]
+    assert "IsADirectoryError" in found[0].error
+    assert steps(worker(tmp_path, base, 3, number=1))[-1].state == "complete"
+
+
+# ---- whole searches
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One session of Ray for the searches of this file."""
+    with ray_session(None, workers=2):
+        yield
+
+
+def command(space: Path, suite: Path, out: Path, *more: str) -> list[str]:
+    return ["--space", str(space), "--suite", str(suite), "--out", str(out), "--workers", "2", *more]
+
+
+def test_a_search_starts_from_another_trains_only_what_is_new_and_ends_when_the_front_grows_no_more(
+    ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = SMALL.replace("rungs: [2]", "learning_rate: 1.0e-12")  # no front grows
+    space = write(tmp_path / "s.yaml", text, trials=2, sampler="grid")
+    assert search(command(space, odd_folder, tmp_path / "first")) == 0
+    begun = command(space, odd_folder, tmp_path / "second", "--warm-start", str(tmp_path / "first"))
+    assert search([*begun, "--trials", "40", "--patience", "4"]) == 0
+    record = load_study(tmp_path / "second").record
+    taken = [trial for trial in record.complete if trial.taken_from]
+    assert sorted(trial.taken_from for trial in taken) == ["first/0", "first/1"]
+    assert not any((tmp_path / "second" / "trials" / str(t.number) / unfinished.FILE).exists() for t in taken)
+    assert 5 <= len(record.complete) <= 7  # one more may run while the end is decided
+    assert all(trial.test for trial in record.front)
+    out = capfd.readouterr().out
+    assert f"2 trials of {tmp_path / 'first'} are taken over, and not trained again" in out
+    assert "the front has not grown in the last 4 trials" in out
+    assert search([*begun, "--trials", "40", "--patience", "4"]) == 0  # nothing is missing
+    assert load_study(tmp_path / "second").record.trials == record.trials
+
+
+def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_first_error(
+    ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / "trials").write_text("in the way")
+    Journal(out, SAMPLERS["random"](0))  # a study's folder, not a foreign one
+    assert search(command(write(tmp_path / "s.yaml", trials=30), odd_folder, out)) == 1
+    captured = capfd.readouterr()
+    assert re.search(r"trials 0, 1, 2: got NotADirectoryError: .*trials.*; allowed: ", captured.err)
+    states = [trial.state for trial in load_study(out).record.trials if trial.state != "duplicate"]
+    assert set(states) == {"failed"}
+    assert FAILURES <= len(states) <= FAILURES + 2
+
+
+def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
+    ray_here: None, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "study"
+    (out / "trials" / "1").mkdir(parents=True)
+    os.mkfifo(out / "trials" / "1" / unfinished.FILE)  # whoever opens it waits for ever
+    Journal(out, SAMPLERS["random"](0))
+    monkeypatch.setattr(stopping, "HUNG_SECONDS", 4.0)
+    monkeypatch.setattr(stopping, "HUNG_RUNGS", 2.0)
+    began = time.monotonic()
+    assert search(command(write(tmp_path / "s.yaml", trials=3), odd_folder, out)) == 0
+    assert time.monotonic() - began < 120
+    record = load_study(out).record
+    failed = [trial for trial in record.trials if trial.state == "failed"]
+    assert [trial.number for trial in failed] == [1]
+    assert failed[0].error.startswith("hung: no rung for ")
+    assert len(record.complete) == 2
+
+
+def test_a_search_killed_three_times_computes_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
+    before = descendants(os.getpid())
+    with world(tmp_path) as study:
+        done = kill_and_resume(study("study", 6), 3, random.Random(1), print)
+    assert done == 3
+    assert not set(descendants(os.getpid())) - set(before)
