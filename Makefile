@@ -1,12 +1,13 @@
 # make test      everything that CI runs: install into .venv if missing, lint, types, tests
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
+# make faults    searches killed 20 times at random moments and resumed; about 10 minutes
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
 # Where this is set, every process of a search would compile all that it imports anew: seconds become a minute.
 export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 
-.PHONY: test search lint types bench clean
+.PHONY: test search lint types bench faults clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +27,9 @@ test: lint types
 
 search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml
+
+faults: .venv/installed
+	$(BIN)/python tests/faults.py
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/merging_memory.py

@@ -238,7 +238,8 @@ def violations(study: Faulty) -> list[str]:
     keys = [json.dumps([dict(t.intervention), dict(t.training), t.seed], sort_keys=True) for t in record.complete]
     if len(keys) != study.trials or len(set(keys)) != len(keys):
         wrong.append(f"{len(keys)} complete trials, {len(set(keys))} of them different, for {study.trials}")
-    if others := {t.state for t in record.trials} - {"complete", "duplicate"}:
+    # an empty mask edits nothing, and is told as pruned
+    if others := {t.state for t in record.trials} - {"complete", "duplicate", "pruned"}:
         wrong.append(f"trials {sorted(others)}")
     for trial in record.complete:
         file = trial_folder(study.folder, trial.number) / FILE

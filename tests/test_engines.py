@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -420,3 +421,13 @@ def test_engines_run_on_caches_that_another_process_left(bench: Bench, tmp_path:
     for tensor, twin in zip(one.interventions.parameters(), other.interventions.parameters(), strict=True):
         assert torch.equal(tensor, twin)
     assert isinstance(second.stream, StreamEngine)
+
+
+def test_without_room_for_its_caches_test_is_computed_from_the_pixels(bench: Bench, tmp_path: Path) -> None:
+    store = MappedStore(tmp_path / "store")
+    tight = Bench(bench.base, "cpu", caches=store)
+    for split in STREAMED:
+        tight.caches.split(split)
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    (tmp_path / "store").write_text("in the way")
+    assert tight.measure(None, "test") == bench.measure(None, "test")

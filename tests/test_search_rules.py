@@ -330,7 +330,7 @@ def test_figures_of_the_stream_are_taken_over_only_where_a_better_trial_is_known
         return RungRecord(4, 1.0, {t: Counts(40 if exact else 30, 30, 80) for t in ("red", "green", "blue")},
                           measured_by="exact" if exact else "stream")  # fmt: skip
 
-    text = SMALL.replace(", consreft", "").replace("[all, [1, 3], [2]]", "all").replace('["1/1", "1/6"]', '["1/1"]')
+    text = SMALL.replace(", consreft", "").replace("[all, [1, 3], [2]]", "[all]").replace('["1/1", "1/6"]', '["1/1"]')
     other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", text), odd_folder, 99, figures)
     assert len(other.record.complete) == 5  # lobireft, and noreft of rank 1 to 4
     with_it, prepared = studied(tmp_path / "with", tmp_path / "s.yaml", odd_folder, 0)
@@ -358,7 +358,7 @@ def test_a_trial_that_a_killed_search_left_is_not_trained_if_another_study_has_i
         (["--base", "task_arithmetic:scaling=0.4"], "got base_fingerprint"),
         (["--protocol", "paper"], "got (suite_fingerprint|base_fingerprint|protocol)"),
         (["--select", "teacher_agreement"], "got select accuracy, but this search has teacher_agreement"),
-        (["--warm-start", "nowhere"], "--warm-start: got nowhere"),
+        (["--warm-start", "nowhere"], "--warm-start: got 'nowhere'"),
     ],
 )
 def test_a_study_whose_trials_would_differ_here_is_refused_before_ray_starts(
@@ -385,7 +385,7 @@ def record_of(accuracies: Sequence[float]) -> StudyRecord:
         return {"red": Counts(round(share * 10_000), 0, 10_000)}
 
     trials = [
-        Record(n, "complete", 0, {}, {}, 10_000 - n, rungs=(RungRecord(2, 1.0 * n, counts(a)),))
+        Record(n, "complete", 0, {}, {}, 1_000 - n, rungs=(RungRecord(2, 1.0 * n, counts(a)),))
         for n, a in enumerate(accuracies)
     ]
     known = {"merged": counts(0.5), "individual": counts(1.0)}
@@ -560,7 +560,7 @@ def test_a_trial_whose_end_was_not_heard_of_ends_again_without_training(base: Me
     first = steps(worker(tmp_path, base, 3))
     (trial_folder(tmp_path, 0) / FILE).unlink()  # lost with the machine
     again = steps(worker(tmp_path, base, 0))  # has memory to measure, none to train
-    assert again == first
+    assert again[-1] == first[-1]  # its seconds and the hash of its file too
 
 
 def test_a_write_that_the_disk_refuses_is_an_os_error_and_leaves_the_old_file_whole(tmp_path: Path) -> None:
@@ -600,7 +600,7 @@ def command(space: Path, suite: Path, out: Path, *more: str) -> list[str]:
 def test_a_search_starts_from_another_trains_only_what_is_new_and_ends_when_the_front_grows_no_more(
     ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    text = SMALL.replace("rungs: [2]", "learning_rate: 1.0e-12")  # no front grows
+    text = SMALL.replace("rungs: [2]", "learning_rate: 1.0e-12").replace(", consreft", "")  # nothing beats the base
     space = write(tmp_path / "s.yaml", text, trials=2, sampler="grid")
     assert search(command(space, odd_folder, tmp_path / "first")) == 0
     begun = command(space, odd_folder, tmp_path / "second", "--warm-start", str(tmp_path / "first"))
@@ -610,7 +610,6 @@ def test_a_search_starts_from_another_trains_only_what_is_new_and_ends_when_the_
     assert sorted(trial.taken_from for trial in taken) == ["first/0", "first/1"]
     assert not any((tmp_path / "second" / "trials" / str(t.number) / unfinished.FILE).exists() for t in taken)
     assert 5 <= len(record.complete) <= 7  # one more may run while the end is decided
-    assert all(trial.test for trial in record.front)
     out = capfd.readouterr().out
     assert f"2 trials of {tmp_path / 'first'} are taken over, and not trained again" in out
     assert "the front has not grown in the last 4 trials" in out

@@ -73,7 +73,7 @@ class Stopping:
     def check(self) -> None:
         """Raise an error that says why, if the first trials all failed."""
         if self._nothing_works:
-            where = "trials " + ", ".join(str(record.number) for record in self._first)
+            where = "trials " + ", ".join(str(number) for number in sorted(record.number for record in self._first))
             last = self._first[0].error.strip().splitlines()[-1]
             rule = f"the first {FAILURES} trials of a search do not all fail"
             raise IntervMergeError(where, last, rule, "the same command again, once the cause is mended")

@@ -121,7 +121,9 @@ def locate(record: Record, sampling: Sampling) -> Traced | None:
     for name, domain in domains(sampling.space).items():
         part, _, setting = name.partition(".")
         known = (record.intervention if part == "intervention" else record.training)[setting]
-        values = [value for value in _candidates(domain, known) if _same(value, name, record, sampling)]
+        values = [
+            value for value in _candidates(domain, known, sampling.shape.width) if _same(value, name, record, sampling)
+        ]
         if not values:
             return None
         axes[name] = values
@@ -137,13 +139,13 @@ def locate(record: Record, sampling: Sampling) -> Traced | None:
     return None
 
 
-def _candidates(domain: Any, known: Any) -> list[Any]:
+def _candidates(domain: Any, known: Any, width: int) -> list[Any]:
     """The values of a domain that may stand for a canonical one, as a source gives them."""
     if isinstance(domain, Choices):
         return [label(choice) for choice in domain.choices]
     if isinstance(domain, WholeRange | Range):
-        inside = isinstance(known, int | float) and domain.low <= known <= domain.high
-        return [known, domain.high] if inside else [domain.high, domain.low]
+        values = (known, known + width, domain.high, domain.low)  # places in a slice are modulo the width
+        return [value for value in values if domain.low <= value <= domain.high]
     return [label(domain)]
 
 

@@ -133,14 +133,23 @@ class Caches:
     def __init__(self, suite: Suite, encoder: Encoder, fingerprint: str, plan: CachePlan, store: Store) -> None:
         self.plan = plan
         self._suite, self._encoder, self._fingerprint, self._store = suite, encoder, fingerprint, store
-        self._splits: dict[str, CachedSplit] = {}
+        self._splits: dict[str, CachedSplit | None] = {}
 
     def split(self, name: str) -> CachedSplit | None:
-        """The caches of a split; None where it has none."""
+        """The caches of a split; None where it has none.
+
+        Raises:
+            OSError: there is no room for what trials train on; for `test`, which is read once, there is then no cache.
+        """
         if self.plan == NO_CACHES or (name not in STREAMED and not self.plan.boundaries):
             return None
         if name not in self._splits:
-            self._splits[name] = self._filled(name)
+            try:
+                self._splits[name] = self._filled(name)
+            except OSError:
+                if name in STREAMED:
+                    raise
+                self._splits[name] = None
         return self._splits[name]
 
     def _filled(self, split: str) -> CachedSplit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
@@ -88,4 +89,5 @@ def take_up(folder: Path, identity: str, interventions: Interventions, optimizer
 def finish(folder: Path) -> None:
     """The end of the trial is known: nothing is left to take up, nor what a killed process was writing."""
     for path in (folder / FILE, *folder.glob(".*.safetensors.*")):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what stays does no harm: its trial is never taken up again
+            path.unlink()
