@@ -126,14 +126,15 @@ class OptunaSearcher(Searcher):
         if trial_id not in self._open:
             return
         trial, record = self._open.pop(trial_id)
+        cause = self._causes.pop(trial_id, DIED)
         if result is not None and "record" in result:
             record = Record.from_json(json.loads(result["record"]))
         if record.state == "running":  # its process ended before it did
-            record = replace(record, state="failed", error=self._causes.pop(trial_id, DIED))
+            record = replace(record, state="failed", error=cause)
         self._end(trial, record)
 
     def condemn(self, trial_id: str, cause: str) -> None:
-        """Say why a trial is about to end without a record."""
+        """Say why a trial ends, if it ends without a record."""
         self._causes[trial_id] = cause
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:

@@ -1,4 +1,7 @@
-"""Ends trials that hang: an actor that does not come back from a step is killed, and its trial recorded as failed."""
+"""Ends trials that hang: an actor that does not come back from a step is killed, and its trial recorded as failed.
+
+Hears, too, why the process of a trial died.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Watchdog(Callback):
     """Hears of every rung; looks at every turn of Tune's loop, several times a second.
 
     Args:
-        condemn: is told of a trial's id, and why it ends.
+        condemn: is told of a trial's id, and why it ends if it leaves no record.
         limit: seconds without a rung after which a trial hangs, as far as that is known now; asked only of one that
             has been silent for HUNG_SECONDS.
     """
@@ -44,8 +47,10 @@ class Watchdog(Callback):
         self._heard.pop(trial.trial_id, None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process died, and it begins again in another."""
+        """Its process died, and it begins again in another; why is kept, as Tune does not say so at a second death."""
         self._heard.pop(trial.trial_id, None)
+        _, *lines = (trial.get_error() or "").strip().splitlines() or [""]  # the first one says when
+        self._condemn(trial.trial_id, f"the worker's process died twice, at first: {lines[0] if lines else 'unknown'}")
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
