@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -49,8 +50,7 @@ class Watchdog(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died, and it begins again in another; why is kept, as Tune does not say so at a second death."""
         self._heard.pop(trial.trial_id, None)
-        _, *lines = (trial.get_error() or "").strip().splitlines() or [""]  # the first one says when
-        self._condemn(trial.trial_id, f"the worker's process died twice, at first: {lines[0] if lines else 'unknown'}")
+        self._condemn(trial.trial_id, f"the worker's process died twice, at first: {_error_of(trial)}")
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
@@ -66,3 +66,12 @@ class Watchdog(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Nothing; Tune pickles its callbacks into a snapshot that is never restored."""
         return {}
+
+
+def _error_of(trial: Any) -> str:
+    """The first line of the error of a trial, as Tune keeps it while the search runs."""
+    try:
+        _, first, *_ = Path(trial.error_file).read_text(encoding="utf-8").splitlines()  # the line before it says when
+    except (OSError, TypeError, ValueError):
+        return "for a reason that Ray does not know"
+    return first
