@@ -50,9 +50,11 @@ def run(chosen: argparse.Namespace) -> int:
     config = _config(chosen)
     suite = open_suite(chosen)
     from intervmerge.interventions import place
+    from intervmerge.trial.batches import check_batch, sizes
 
     shape = suite.architecture  # refuse what does not fit before the sweep takes its time
     place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+    check_batch(sizes(suite, "adapt"), config.training.batch)
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores

@@ -15,6 +15,7 @@ from intervmerge.search.warm_start import open_others
 from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.tracking.records import OBJECTIVES
+from intervmerge.trial.batches import check_batch, sizes
 from intervmerge.trial.evaluate import mean_agreement
 from intervmerge.trial.machine import Machine, find_device
 from intervmerge.trial.merged import MergedBase, merge
@@ -93,7 +94,7 @@ def prepare(plan: SearchPlan) -> Prepared:
     try:
         sampling.check()
         for size in sampling.batch_sizes():
-            check_batch(size, suite)
+            check_batch(sizes(suite, "adapt"), size)
     except ConfigError as error:
         raise Lines(path).located(error) from error
     if len(space.bases) > 1:
@@ -104,15 +105,6 @@ def prepare(plan: SearchPlan) -> Prepared:
     folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{suite.name}"
     check_folder(folder)
     return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start))
-
-
-def check_batch(size: int, suite: Suite) -> None:
-    """Refuse a batch of more images than a task has to adapt on."""
-    fewest = min(suite.tasks, key=lambda task: len(task.splits["adapt"]))
-    images = len(fewest.splits["adapt"])
-    if size > images:
-        rule = f"a batch holds different images, and {fewest.name} has {images} to adapt on"
-        raise ConfigError("training.batch", size, rule, f"1..{images}")
 
 
 def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:

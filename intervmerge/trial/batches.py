@@ -38,6 +38,19 @@ def shuffled(task: str, size: int, limit: int | None = None) -> Tensor:
     return torch.randperm(size, generator=generator(task))[:limit]
 
 
+def check_batch(sizes: Mapping[str, int], batch: int, limit: int | None = None) -> None:
+    """Refuse a batch of more images than a task has to adapt on.
+
+    Raises:
+        ConfigError: a task has fewer.
+    """
+    fewest = min(sizes, key=lambda task: sizes[task])
+    images = min(sizes[fewest], limit or sizes[fewest])
+    if batch > images:
+        rule = f"a batch holds different images, and {fewest} has {images} to adapt on"
+        raise ConfigError("training.batch", batch, rule, f"1..{images}")
+
+
 def batches(sizes: Mapping[str, int], batch: int, steps: int, seed: int, limit: int | None = None) -> Tensor:
     """Which images each step takes: [steps, tasks, batch], numbers among those of all tasks.
 
@@ -55,13 +68,10 @@ def batches(sizes: Mapping[str, int], batch: int, steps: int, seed: int, limit: 
     Raises:
         ConfigError: a task has fewer images than a batch.
     """
+    check_batch(sizes, batch, limit)
     columns, offset = [], 0
     for name, size in sizes.items():
         order = shuffled(name, size, limit)
-        if len(order) < batch:
-            rule = f"a batch holds different images, and {name} has {len(order)} to adapt on"
-            most = min(len(shuffled(n, s, limit)) for n, s in sizes.items())
-            raise ConfigError("training.batch", batch, rule, f"1..{most}")
         blocks = order[: len(order) // batch * batch].view(-1, batch)
         epochs = range(-(-steps // len(blocks)))
         turns = torch.cat([torch.randperm(len(blocks), generator=generator(seed, e)) for e in epochs])
