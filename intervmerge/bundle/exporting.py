@@ -27,6 +27,7 @@ from intervmerge.bundle.model import (
 )
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.search.layout import trial_folder
 from intervmerge.suites.checkpoints import write_state
 from intervmerge.suites.suite import Suite, sha256_of
 from intervmerge.tracking.composed import Mixture
@@ -145,7 +146,7 @@ def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
             continue
         if number not in taken:
             _measured(study.folder, trials[number])
-            taken[number] = Interventions.load(_file(study.folder, number))
+            taken[number] = Interventions.load(trial_folder(study.folder, number) / INTERVENTIONS)
         own = taken[number]
         row = [name for name, _ in own.rows].index(task)
         rows.append(own.rows[row])
@@ -153,13 +154,9 @@ def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
     return Interventions(rows, tensors)
 
 
-def _file(folder: Path, number: int) -> Path:
-    return folder / "trials" / str(number) / INTERVENTIONS
-
-
 def _measured(folder: Path, trial: Record) -> bytes:
     """The bytes of a trial's interventions, the very ones that its figures are of."""
-    path = _file(folder, trial.number)
+    path = trial_folder(folder, trial.number) / INTERVENTIONS
     if not path.is_file():
         raise CheckpointError(path, "no such file", "a complete trial has its interventions", "the study's own file")
     content = path.read_bytes()
