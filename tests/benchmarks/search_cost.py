@@ -17,7 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from faults import descendants, title
 
 from intervmerge.interventions import InterventionConfig
 from intervmerge.search.space import shipped
@@ -52,14 +54,14 @@ def search(space: Path, out: Path, workers: int, trials: int) -> tuple[float, di
     began, peaks = time.perf_counter(), {}
     running = subprocess.Popen([*command, "--trials", str(trials), "--quiet"], stdout=subprocess.DEVNULL)
     while running.poll() is None:
-        for child in psutil.Process(running.pid).children(recursive=True):
-            try:
-                if "Trainable" in " ".join(child.cmdline()):
-                    now = private(child.pid)
-                    before = peaks.get(child.pid, (0.0, 0.0))
-                    peaks[child.pid] = (max(now[0], before[0]), max(now[1], before[1]))
-            except (OSError, psutil.Error):
-                continue  # it ended just now
+        for child in descendants(running.pid):
+            if "Trainable" in title(child):
+                try:
+                    now = private(child)
+                except OSError:
+                    continue  # it ended just now
+                before = peaks.get(child, (0.0, 0.0))
+                peaks[child] = (max(now[0], before[0]), max(now[1], before[1]))
         time.sleep(0.2)
     assert running.returncode == 0
     return time.perf_counter() - began, peaks
