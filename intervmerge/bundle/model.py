@@ -21,6 +21,7 @@ from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
 from intervmerge.tracking.records import Counts, accuracy
+from intervmerge.trial.caches import autocast
 from intervmerge.trial.exact import edit_of
 from intervmerge.trial.machine import find_device
 from intervmerge.trial.run import FILE as INTERVENTIONS
@@ -176,7 +177,7 @@ class Bundle:
                 pixels = images[first : first + CHUNK].to(device)
                 entered = self.encoder.embed(self.file.normalization(pixels))
                 edit = self._edit(task if isinstance(task, str) else task[first : first + CHUNK], len(pixels))
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with autocast(device):
                     found.append(self.encoder.run(entered, edit).float())
         return torch.cat(found)
 

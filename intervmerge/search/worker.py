@@ -26,7 +26,7 @@ from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord,
 from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import Score, measure_student
-from intervmerge.trial.machine import Machine, cache_folder, find_device
+from intervmerge.trial.machine import Machine, cache_folder
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, rungs
@@ -183,8 +183,7 @@ def fill_caches(base: MergedBase, seat: Seat, stream: bool) -> tuple[CachePlan, 
 
     Where the disk refuses, nothing is kept: trials are slower, and no less right.
     """
-    half = find_device(seat.machine.device).type == "cuda"
-    plan = plan_caches(base.suite, seat.machine.cache_bytes, stream=stream, half=half)
+    plan = plan_caches(base.suite, seat.machine.cache_bytes, stream=stream, half=seat.machine.half)
     bench = sit_down(base, {}, replace(seat, plan=plan))
     try:
         for split in STREAMED:

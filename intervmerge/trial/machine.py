@@ -37,15 +37,20 @@ class Machine:
     @property
     def cache_bytes(self) -> int:
         """Bytes of caches."""
-        given = self.cache_gib
-        return int(SHARE * memory_of(find_device(self.device)) if given is None else given * GIB)
+        return int(self._bytes(self.cache_gib))
 
     @property
     def step_bytes(self) -> int:
         """Bytes of activations of one step of one worker."""
-        given = self.step_gib
-        whole = SHARE * memory_of(find_device(self.device)) if given is None else given * GIB
-        return int(whole / self.workers)
+        return int(self._bytes(self.step_gib) / self.workers)
+
+    @property
+    def half(self) -> bool:
+        """Whether the encoder computes in bf16, so that caches in fp32 would keep nothing more."""
+        return find_device(self.device).type == "cuda"
+
+    def _bytes(self, gib: float | None) -> float:
+        return SHARE * memory_of(find_device(self.device)) if gib is None else gib * GIB
 
 
 def find_device(name: str) -> torch.device:

@@ -97,8 +97,7 @@ class Bench:
     @cached_property
     def caches(self) -> Caches:
         """What the engines keep of this base; filled when first read."""
-        half = self.device.type == "cuda"
-        plan = self._plan or plan_caches(self.base.suite, self.machine.cache_bytes, half=half)
+        plan = self._plan or plan_caches(self.base.suite, self.machine.cache_bytes, half=self.machine.half)
         return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
 
     @cached_property
