@@ -1,6 +1,6 @@
 # make test      everything that CI runs: install into .venv if missing, lint, types, tests
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
-# make faults    searches killed 20 times at random moments and resumed; about 10 minutes
+# make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
 # Where this is set, every process of a search would compile all that it imports anew: seconds become a minute.

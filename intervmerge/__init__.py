@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from intervmerge.bundle import Bundle, export, load_bundle
     from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params
     from intervmerge.merging import TaskVector, analogy, task_vector
+    from intervmerge.recorded import load_recorded
     from intervmerge.search.run import run_search
     from intervmerge.search.study import Study, load_study
     from intervmerge.suites.suite import Suite, load_suite
@@ -39,6 +40,7 @@ _HOMES = {
     "TrialResult": "intervmerge.trial.run",
     "run_trial": "intervmerge.trial.run",
     "pareto": "intervmerge.pareto",
+    "load_recorded": "intervmerge.recorded",
     "Study": "intervmerge.search.study",
     "load_study": "intervmerge.search.study",
     "run_search": "intervmerge.search.run",
@@ -65,6 +67,7 @@ __all__ = [
     "export",
     "interventions",
     "load_bundle",
+    "load_recorded",
     "load_study",
     "load_suite",
     "merge",

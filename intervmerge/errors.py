@@ -5,7 +5,8 @@
     │   ├── ConfigError     a setting: formula, rank, slice, rule, steps ...
     │   ├── SuiteError      a suite: its yaml, heads, images, splits
     │   └── CheckpointError weights: missing, truncated, not finite, of another shape
-    └── BuildError          the builder of a suite lacks a source
+    ├── BuildError          the builder of a suite lacks a source
+    └── DiskError           the disk does not take what a search must keep
 
 Every message has four parts: where, what was got, the rule, what is allowed.
 """
@@ -55,6 +56,10 @@ class CheckpointError(InputError):
 
 class BuildError(IntervMergeError, RuntimeError):
     """A suite cannot be built on this machine."""
+
+
+class DiskError(IntervMergeError, RuntimeError):
+    """What a search must keep cannot be written."""
 
 
 def nearest(name: str, known: Iterable[str], most: int = 12) -> str:

@@ -1,6 +1,7 @@
 """Kills searches at random moments, resumes them until they end, checks that nothing was computed twice or lost.
 
     python tests/faults.py --kills 20 --seed 0
+    python tests/faults.py --only disk server
 
 Real searches of `intervmerge-search` with two workers on the odd suite. A killed driver's processes are ended by their
 ids, found before it is killed; nothing is ended by name.
@@ -44,6 +45,7 @@ intervention:
   blocks: {choices: [all, mask]}
   slice_width: {choices: ["1/1", "1/6"]}
 """
+FAULTS = ("actor", "locked", "disk", "server", "kills")
 PROGRAM = str(Path(sys.executable).with_name("intervmerge-search"))
 
 
@@ -119,12 +121,17 @@ class Faulty:
     root: Path
     folder: Path
     trials: int
+    mlflow: str | None = None
+    """URI of a server."""
+    store: str | None = None
+    """URI of the server's own database."""
 
     @property
     def command(self) -> list[str]:
         """The same every time."""
+        server = [] if self.mlflow is None else ["--mlflow", self.mlflow]
         return [PROGRAM, "--space", str(self.root / "space.yaml"), "--suite", str(self.root / "odd"), "--workers", "2",
-                "--trials", str(self.trials), "--out", str(self.folder)]  # fmt: skip
+                "--trials", str(self.trials), "--out", str(self.folder), *server]  # fmt: skip
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -269,7 +276,7 @@ def wrong_runs(study: Faulty, numbers: list[int]) -> list[str]:
     """What is wrong with MLflow's runs: one of the study, one a trial, none running."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=local_uri(study.folder))
+    client = MlflowClient(tracking_uri=study.store or local_uri(study.folder))
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
     wrong = [f"run {run.info.run_id} is {run.info.status}" for run in runs if run.info.status == "RUNNING"]
     named = sorted(run.data.tags[NUMBER] for run in runs)
@@ -291,27 +298,43 @@ def kill_and_resume(study: Faulty, kills: int, chance: random.Random, say: Calla
     return done
 
 
+def say(text: str) -> None:
+    """Print it now."""
+    print(text, flush=True)
+
+
 def main() -> int:
     """Run the faults; 1 if anything was violated."""
+    from outages import again_where_mounting, fill_and_resume, hang, lose, lose_server
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of drivers, all studies together")
     parser.add_argument("--each", type=int, default=5, help="kills of a study at most")
     parser.add_argument("--trials", type=int, default=8, help="of a study")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="kept there; by default removed if nothing was wrong")
+    parser.add_argument("--only", nargs="+", choices=FAULTS, default=FAULTS, help="of these faults")
+    parser.add_argument("--fills", type=int, default=5, help="of a study's disk, at most")
+    parser.add_argument("--mounting", action="store_true", help="file systems can be mounted: given by itself")
     chosen = parser.parse_args()
+    if "disk" in chosen.only:
+        again_where_mounting(sys.argv[1:])
     root = chosen.out or Path(tempfile.mkdtemp(prefix="faults-"))
-    chance, began, kills, studies = random.Random(chosen.seed), time.monotonic(), 0, 0
+    chance, began, kills, studies, fills = random.Random(chosen.seed), time.monotonic(), 0, 0, 0
     with world(root) as study:
         try:
             for fault, faulty in ((kill_actor, study("actor", 4)), (second_search, study("locked", 3))):
-                print(f"{faulty.folder.name}: {fault(faulty)}", flush=True)
-                check(faulty)
-            while kills < chosen.kills:
+                if faulty.folder.name in chosen.only:
+                    print(f"{faulty.folder.name}: {fault(faulty)}", flush=True)
+                    check(faulty)
+            if "disk" in chosen.only and chosen.mounting:
+                fills = fill_and_resume(study("disk", chosen.trials), chosen.fills, chance, say)
+            if "server" in chosen.only:
+                lose_server(study("server", chosen.trials), lose, say)
+                lose_server(study("silent_server", chosen.trials), hang, say)
+            while "kills" in chosen.only and kills < chosen.kills:
                 each = min(chosen.each, chosen.kills - kills)
-                kills += kill_and_resume(
-                    study(f"study{studies}", chosen.trials), each, chance, lambda text: print(text, flush=True)
-                )
+                kills += kill_and_resume(study(f"study{studies}", chosen.trials), each, chance, say)
                 studies += 1
         except AssertionError as error:
             print(f"VIOLATED, seed {chosen.seed}, kept in {root}: {error}")
@@ -320,8 +343,11 @@ def main() -> int:
         shutil.rmtree(root)
     minutes = (time.monotonic() - began) / 60
     print(
-        f"{kills} kills over {studies} studies, a killed actor, a locked folder: nothing wrong, {minutes:.1f} minutes"
+        f"{', '.join(chosen.only)}: {kills} kills over {studies} studies, {fills} full disks: nothing wrong, "
+        f"{minutes:.1f} minutes"
     )
+    if "disk" in chosen.only and not chosen.mounting:
+        print("NOT INJECTED: a full disk. No file system can be mounted here, not by root nor in a user's namespace")
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 FLOORS = (
     {"errors"},
-    {"settings", "seeding", "pareto"},
+    {"settings", "seeding", "pareto", "recorded"},
     {"merging", "interventions"},
     {"suites"},
     {"trial"},

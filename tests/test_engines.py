@@ -24,6 +24,7 @@ from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import adam, distill
 from intervmerge.trial.exact import Engine, features
+from intervmerge.trial.graphs import Replayed
 from intervmerge.trial.machine import Machine
 from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench, run_trial, rungs
@@ -289,7 +290,7 @@ def test_impossible_limits_are_refused(values: dict[str, float]) -> None:
 def test_figures_that_are_not_worth_it_stay_those_of_the_stream(bench: Bench) -> None:
     config = TrialConfig(training=TrainingConfig(steps=2, batch=8))
     interventions = bench.start(bench.place(config), 0)
-    found = list(rungs(bench, config, interventions, worthwhile=lambda scores: False))
+    found = list(rungs(bench, config, interventions, worthwhile=lambda rung: ()))
     assert [rung.measured_by for rung in found] == ["stream"]
     assert found[-1].scores == bench.measure(interventions, engine=bench.stream)
 
@@ -311,6 +312,40 @@ def test_tasks_in_groups_have_the_gradients_of_all_together(bench: Bench, name: 
     for grouped in gradients[1:]:
         for gradient, whole in zip(grouped, gradients[0], strict=True):
             torch.testing.assert_close(gradient, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("formula", ["noreft", "loreft", "lobireft"])
+@pytest.mark.parametrize("step_bytes", [None, 1])
+def test_recorded_steps_train_what_steps_launched_one_by_one_train(
+    bench: Bench, formula: str, step_bytes: int | None
+) -> None:
+    """On CUDA a graph is replayed; here what it replays runs on the same copies of the same inputs."""
+    training = TrainingConfig(steps=6, batch=8, rungs=(2, 4))
+    ended = []
+    for graphs in (False, True):
+        interventions, stopped = moved(bench, formula=formula), set[int]()
+        steps = distill(bench.stream, interventions, bench.lesson, training, 0, stopped=stopped,
+                        step_bytes=step_bytes, graphs=graphs)  # fmt: skip
+        for step in steps:
+            stopped.add(step // 2)
+        ended.append(interventions.state_dict())
+    for name, tensor in ended[0].items():
+        torch.testing.assert_close(ended[1][name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_replayed_function_reads_new_values_where_it_read_the_first(bench: Bench) -> None:
+    seen: list[float] = []
+    places: set[int] = set()
+
+    def look(inputs: Mapping[str, Tensor]) -> None:
+        seen.append(float(inputs["x"].sum()))
+        places.add(inputs["x"].data_ptr())
+
+    replayed = Replayed(look, {"x": torch.zeros(3)})
+    for value in (1.0, 2.0):
+        replayed({"x": torch.full((3,), value)})
+    assert seen[-2:] == [3.0, 6.0]
+    assert len(places) == 1
 
 
 @pytest.mark.parametrize("name", ["stream", "exact"])

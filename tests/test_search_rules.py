@@ -65,6 +65,7 @@ intervention:
   slice_width: {choices: ["1/1", "1/6"]}
 search: {trials: 5}
 """
+MERGED = {task: Counts(10, 10, 80) for task in ("red", "green", "blue")}
 SMALL = SPACE.replace("[all, mask]", "[all, [1, 3], [2]]")
 
 
@@ -100,7 +101,7 @@ def by_hand(folder: Path, sampling: Sampling, **more: object) -> OptunaSearcher:
     settings = sampling.space.search
     journal = Journal(folder, SAMPLERS[settings.sampler](settings.seed))
     silent = lambda event, record: None  # noqa: E731
-    return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, 0.2, silent, **more)
+    return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, MERGED, silent, **more)
 
 
 def sampling(path: Path) -> Sampling:
@@ -227,7 +228,7 @@ def studied(
               for name, correct in (("merged", 10), ("individual", 80))}  # fmt: skip
     journal.note("references/validation", scores)
     bench = Bench(base, Machine(device="cpu", cache_gib=0))
-    searcher = OptunaSearcher(journal, sampling, "accuracy", None, 0.125, lambda event, record: None)
+    searcher = OptunaSearcher(journal, sampling, "accuracy", None, MERGED, lambda event, record: None)
     drive(searcher, count, lambda record: trained(record, bench, folder, figures))
     return Study(folder, journal), prepared
 
@@ -521,7 +522,7 @@ def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker
     training = asdict(TrainingConfig(steps=4, batch=8, rungs=(2,)))
     intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
     record = Record(number, "running", 0, intervention, training, 5)
-    return Here({"record": json.dumps(record.to_json()), "bar": 0.0})
+    return Here({"record": json.dumps(record.to_json()), "bars": "{}"})
 
 
 def steps(worker: Worker) -> list[Record]:
@@ -552,7 +553,7 @@ def test_a_trial_that_memory_is_too_short_for_twice_fails_with_its_error_and_the
     assert [record.state for record in found] == ["failed"]
     assert "OutOfMemoryError: CUDA out of memory: 1 tasks" in found[0].error  # the second try had one task at a time
     short._bench.exact.most = 3
-    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bar": 0.0})
+    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bars": "{}"})
     assert steps(short)[-1].state == "complete"
 
 

@@ -138,7 +138,7 @@ def _numbered(record: StudyRecord, most: int | None, number: int) -> Record:
 
 def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
     """One row for every task that takes interventions, from the trial that it takes them from."""
-    trials = {trial.number: trial for trial in study.record.complete}
+    trials = {trial.number: trial for trial in study.record.ended}
     taken: dict[int, Interventions] = {}
     rows, tensors = [], []
     for task, number in mixture.choice.items():
@@ -204,7 +204,7 @@ def _of_trial(trial: Record) -> dict[str, Any]:
 
 def _of_mixture(record: StudyRecord, mixture: Mixture) -> dict[str, Any]:
     """Keys of Provenance for a trial a task; only exact figures are composed."""
-    trials = {trial.number: trial for trial in record.complete}
+    trials = {trial.number: trial for trial in record.ended}
     origins = {task: None if n is None else _origin(record, trials[n]) for task, n in mixture.choice.items()}
     return {"measured_by": "exact", "tasks": origins, "selection": record.selection}
 

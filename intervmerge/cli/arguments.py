@@ -34,12 +34,14 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_limits(parser: argparse._ActionsContainer) -> None:
-    """--cache-gib and --step-gib."""
+    """--cache-gib, --step-gib and --cuda-graphs."""
     rest = "default a quarter of the memory"
     parser.add_argument(
         "--cache-gib", type=float, metavar="GIB", help=f"for caches of the merged base ({rest}; 0: none)"
     )
     parser.add_argument("--step-gib", type=float, metavar="GIB", help=f"for the activations of a step ({rest})")
+    words = "record the class stream's steps and replay them: fewer launches (new; off unless asked for)"
+    parser.add_argument("--cuda-graphs", action="store_true", help=words)
 
 
 def open_suite(chosen: argparse.Namespace) -> Suite:

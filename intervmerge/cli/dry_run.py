@@ -10,6 +10,7 @@ from rich.console import Console
 
 from intervmerge.search.plan import Prepared, choose_base
 from intervmerge.search.sampling import DRAWS, Drawn
+from intervmerge.search.space import SearchSettings
 from intervmerge.search.watch import Silence
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite
@@ -17,6 +18,9 @@ from intervmerge.trial.caches import FEWEST, plan_caches
 from intervmerge.trial.distill import distill
 from intervmerge.trial.machine import Machine
 from intervmerge.trial.run import Bench
+
+FINALISTS = 12
+"""Trials that are thought to be on the front at the end; searches of mini8 had about so many."""
 
 
 def print_plan(prepared: Prepared) -> None:
@@ -80,8 +84,16 @@ def _cost(prepared: Prepared) -> list[str]:
             f"{name} engine, {100 * len(these) / len(drawn):.0f} % of the space: a step takes about {step:.2f} s, "
             f"a trial of {training.steps} steps with {len(training.measured_steps)} measurements about {trial:.0f} s"
         )
-    trials = sampling.space.search.trials
-    return [*lines, f"{trials} trials on {workers} workers: about {trials * mean / workers / 60:.0f} minutes"]
+    trainings, what = _trainings(sampling.space.search)
+    return [*lines, f"{what} on {workers} workers: about {trainings * mean / workers / 60:.0f} minutes"]
+
+
+def _trainings(search: SearchSettings) -> tuple[int, str]:
+    """How many trainings a search comes to, in a number and in words; the size of its front is a guess."""
+    finalists = min(search.trials, FINALISTS)
+    again = search.final_seeds * finalists
+    words = f", and {again} trainings for error bars, were {finalists} of them on the front," if again else ""
+    return search.trials + again, f"{search.trials} trials{words}"
 
 
 def fewer(suite: Suite, images: int) -> Suite:

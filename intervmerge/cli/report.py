@@ -16,14 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
-    from intervmerge.cli.screen import print_front
-    from intervmerge.search.journal import JOURNAL, locked, mend
+    from intervmerge.cli.screen import Screen, print_front
+    from intervmerge.search.journal import JOURNAL, locked
+    from intervmerge.search.journal_file import mend
     from intervmerge.search.study import load_study
+    from intervmerge.search.views import report
 
     load_study(chosen.study)  # refused here where there is none
     with locked(chosen.study):
         mend(chosen.study / JOURNAL)
         study = load_study(chosen.study)
-        study.report(chosen.mlflow)
+        whole = report(study, chosen.mlflow, Screen())
     print_front(study)
-    return 0
+    return 0 if whole else 1

@@ -14,9 +14,14 @@ from rich.table import Table
 
 from intervmerge.tracking.composed import BUDGETS, budget_of
 from intervmerge.tracking.records import Record, Scores, StudyRecord, accuracy, in_words
+from intervmerge.tracking.spread import Spread
 
 if TYPE_CHECKING:
     from intervmerge.search.study import Study
+
+
+OVER_SEEDS = ("seeds", "validation, mean ± sd", "test, mean ± sd", "not distinguishable from")
+"""Columns where the front's trials were trained with several seeds; the last is by the images of `test`, 95 %."""
 
 
 class Screen:
@@ -141,23 +146,26 @@ def print_front(study: Study) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=170)
     table = Table(title=f"{record.name}: front of {len(record.complete)} trials", caption=record.caption)
-    for name in ("trial", "validation %", "test %", "extra parameters"):
+    over_seeds = OVER_SEEDS if any(trial.repeats for trial in record.front) else ()
+    blank = [""] * len(over_seeds)
+    for name in ("trial", "validation %", "test %", *over_seeds, "extra parameters"):
         table.add_column(name, justify="right")
     table.add_column("configuration")
     validation, test = record.references["validation"], record.references.get("test", {})
     for name in ("pre-trained", "merged"):
-        table.add_row("", *_pair(validation.get(name), test.get(name)), "0", f"{name} model, no interventions")
+        figures = _pair(validation.get(name), test.get(name))
+        table.add_row("", *figures, *blank, "0", f"{name} model, no interventions")
     table.add_section()
     for trial in record.front:
         figures = _pair(trial.scores, record.tested(trial))
-        table.add_row(str(trial.number), *figures, f"{trial.extra_params:,}", record.words(trial))
+        own = _over_seeds(record, trial) if over_seeds else []
+        table.add_row(str(trial.number), *figures, *own, f"{trial.extra_params:,}", record.words(trial))
     table.add_section()
     if "multi-task" in validation:
-        table.add_row(
-            "", *_pair(validation["multi-task"], test.get("multi-task")), "0", "one model trained on all tasks"
-        )
-    individual = f"{record.individual_params:,}"
-    table.add_row("", *_pair(validation["individual"], test.get("individual")), individual, "individual models")
+        figures = _pair(validation["multi-task"], test.get("multi-task"))
+        table.add_row("", *figures, *blank, "0", "one model trained on all tasks")
+    figures = _pair(validation["individual"], test.get("individual"))
+    table.add_row("", *figures, *blank, f"{record.individual_params:,}", "individual models")
     console.print(table)
     if record.composed_front:
         console.print(composed_table(record))
@@ -169,6 +177,21 @@ def print_front(study: Study) -> None:
                   highlight=False)  # fmt: skip
     for line in (f"intervmerge ui {study.folder}", *_exports(record, study.folder)):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _over_seeds(record: StudyRecord, trial: Record) -> list[str]:
+    """Cells of OVER_SEEDS."""
+    gain = record.gains.get(trial.number)
+    same = f"trial {gain.over}" if gain is not None and not gain.certain else ""
+    spreads = [_spread(record.spread(trial, split)) for split in ("validation", "test")]
+    return [str(len(trial.by_seed)), *spreads, same]
+
+
+def _spread(found: Spread | None) -> str:
+    """`81.0 ± 0.5`, in percent."""
+    if found is None:
+        return "-"
+    return f"{100 * found.mean:.1f}" + ("" if found.deviation is None else f" ± {100 * found.deviation:.1f}")
 
 
 def _exports(record: StudyRecord, folder: Path) -> list[str]:

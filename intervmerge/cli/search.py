@@ -34,11 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
     parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
+    parser.add_argument("--stopping", help="at a rung: none, trial, task (search/known_cost.py)")
     parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
+    parser.add_argument("--final-seeds", type=int, metavar="N",
+                        help="at the end, train the front's trials with N further seeds, for error bars")  # fmt: skip
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
+    parser.add_argument("--selection", default="shrunk", help="each task's trial is chosen by shrunk figures, or raw")
     parser.add_argument("--address", help="of a Ray cluster (default: Ray is started here and ends with the search)")
     parser.add_argument("--mlflow", metavar="URI", help="a tracking server (default: a file in the study's folder)")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda")

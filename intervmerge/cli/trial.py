@@ -63,7 +63,12 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.trial.run import Bench, run_trial
     from intervmerge.trial.store import MappedStore
 
-    machine = Machine(device=chosen.device, cache_gib=chosen.cache_gib, step_gib=chosen.step_gib)
+    machine = Machine(
+        device=chosen.device,
+        cache_gib=chosen.cache_gib,
+        step_gib=chosen.step_gib,
+        cuda_graphs=chosen.cuda_graphs,
+    )
     bench = Bench(base, machine, caches=MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes))
     print(bench.caches.plan.words(suite))
     result = run_trial(config, bench, folder=chosen.out, on_rung=_print_rung)

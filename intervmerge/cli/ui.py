@@ -21,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Start MLflow's server and wait until it ends."""
+    from intervmerge.cli.screen import Screen
     from intervmerge.search.study import load_study
+    from intervmerge.search.views import report
     from intervmerge.tracking.runs import DATABASE, local_uri
 
     study = load_study(chosen.study or newest())
     if not (study.folder / DATABASE).is_file():
-        study.report()
+        report(study, None, Screen())
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", local_uri(study.folder)]
     command += ["--host", "127.0.0.1", "--port", str(chosen.port), "--workers", "1"]

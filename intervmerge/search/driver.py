@@ -6,12 +6,16 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 
 from intervmerge.errors import ConfigError, IntervMergeError
+from intervmerge.search.disk import plainly
+from intervmerge.search.finalists import Crew, repeat_finalists
 from intervmerge.search.interrupt import Interrupt
 from intervmerge.search.layout import trial_folder
 from intervmerge.search.object_store import put, share
@@ -23,7 +27,7 @@ from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
 from intervmerge.search.watchdog import Watchdog
 from intervmerge.search.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
-from intervmerge.tracking.records import OBJECTIVES, Record, Scores
+from intervmerge.tracking.records import Record, Scores
 from intervmerge.trial import unfinished
 from intervmerge.trial.machine import Machine
 from intervmerge.trial.merged import MergedBase
@@ -49,11 +53,13 @@ class Driver:
                 device="cuda" if gpus else "cpu",
                 cache_gib=plan.cache_gib,
                 step_gib=plan.step_gib,
+                cuda_graphs=plan.cuda_graphs,
                 workers=plan.workers_per_gpu if gpus else self._workers,
             ),
             select=plan.select,
             threads=max(1, cpus // self._workers),
             gpu_share=self._gpus,
+            stopping=self._sampling.space.search.stopping,
         )
         # One machine without GPU: what comes before and after training runs here, where everything is imported.
         self._here = self._plan.address is None and not gpus
@@ -69,19 +75,20 @@ class Driver:
         chosen, words = self._call(fill_caches, self._alone, self._sampling.holds_streams())
         self._seat = replace(self._seat, plan=chosen)
         self._watch.phase(words)
-        self._keep_references("validation")
+        self._keep_references("validation", self._tensors)
         views = Views(self._study, self._plan.mlflow, self._watch)
         record = self._study.record
         target = self._sampling.space.search.trials
         left = sum(trial.state == "running" for trial in record.trials)
-        missing = max(target - len(record.complete), left)
+        missing = max(target - len(record.ended), left)
         self._watch.began(record, target)
         try:
             if missing > 0:
-                with self._interrupt:
+                with self._interrupt, plainly(self._study.folder, TuneError):
                     self._train(missing, views)
                     self._interrupt.check()
                 self._stopping.check()
+            self._repeat()
             self._test()
         except KeyboardInterrupt:
             self._watch.phase("stopped: finished trials are kept, and the same command goes on")
@@ -104,9 +111,9 @@ class Driver:
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return next(self._each(function, [arguments]))
 
-    def _keep_references(self, split: str) -> None:
+    def _keep_references(self, split: str, tensors: dict[str, Any]) -> None:
         """Measure what a front is compared with, and keep it in the journal."""
-        scores: dict[str, Scores] = self._call(reference_scores, self._tensors, self._alone, split)
+        scores: dict[str, Scores] = self._call(reference_scores, tensors, self._alone, split)
         plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
         self._study.journal.note(f"references/{split}", plain)
 
@@ -128,14 +135,13 @@ class Driver:
             self._sampling,
             self._plan.select,
             self._sampling.space.search.max_extra_params,
-            OBJECTIVES[self._plan.select](merged),
+            merged,
             lambda event, record: self._told(events[event], record),
             say=self._watch.phase,
             enough=lambda: self._stopping.reason(self._study.record),
         )
         watchdog = Watchdog(searcher.condemn, lambda: hung_after(self._study.record))
-        base = share(self._base) if self._here else self._base
-        trainable = tune.with_parameters(Worker, base=base, tensors=put(self._tensors), seat=self._seat)
+        trainable = tune.with_parameters(Worker, base=self._shared, tensors=put(self._tensors), seat=self._seat)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory(prefix="intervmerge-") as scratch:
             tuner = tune.Tuner(
@@ -169,6 +175,31 @@ class Driver:
         views.ended()
         self._watch.ended(record, self._study.record)
 
+    @cached_property
+    def _shared(self) -> Any:
+        """The base in the object store."""
+        return share(self._base) if self._here else self._base
+
+    @cached_property
+    def _test_features(self) -> dict[str, Any]:
+        """Of the teachers; when they are first read, what a front is compared with is measured on `test` too."""
+        found: dict[str, Any] = self._call(features, self._alone if self._here else self._seat, ("test",))
+        self._keep_references("test", found)
+        return found
+
+    def _repeat(self) -> None:
+        """Train the front's trials with further seeds, once no trial is left: mixtures are then chosen by all seeds."""
+        record = self._study.record
+        if not record.unrepeated:
+            return
+        if any(trial.state == "running" for trial in record.trials):
+            self._watch.phase("error bars come when all trials have ended, with the same command")
+            return
+        tensors = put({**self._tensors, **self._test_features})
+        crew = Crew(self._shared, tensors, self._seat, self._workers, self._gpus)
+        with self._interrupt:
+            repeat_finalists(self._study, crew, self._watch, self._interrupt.check)
+
     def _test(self) -> None:
         """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once."""
         record = self._study.record
@@ -177,10 +208,8 @@ class Driver:
             return
         self._watch.phase(f"the fronts on test: {sum(map(len, missing.values()))} pairs of trial and task")
         seat = self._alone if self._here else self._seat
-        self._tensors = self._call(features, seat, ("test",))
-        self._keep_references("test")
-        calls = [(self._tensors, seat, number, "test", tasks) for number, tasks in missing.items()]
+        calls = [(self._test_features, seat, number, "test", tasks) for number, tasks in missing.items()]
         scores = self._each(measure, calls)
         trials = {trial.number: trial for trial in record.trials}
-        for number, found in zip(missing, scores, strict=True):
-            self._study.journal.keep_test(trials[number].with_test(found))
+        for number, (found, right) in zip(missing, scores, strict=True):
+            self._study.journal.keep_test(trials[number].with_test(found, right))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import log10
 from pathlib import Path
@@ -13,16 +12,19 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError
+from intervmerge.search.journal_file import JournalFile, mend
 from intervmerge.search.sources import Traced
-from intervmerge.tracking.records import OBJECTIVES, Record, Scores
+from intervmerge.tracking.records import ENDED, OBJECTIVES, Record
+from intervmerge.tracking.repeats import Repeat
 
 JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
-STATES = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+REPEATS = "repeats"
+"""Notes `repeats/<number>/<seed>`."""
+STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
 @contextmanager
@@ -61,7 +63,7 @@ class Journal:
         if sampler is not None:
             mend(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(JournalFile(str(path)))
         if sampler is None:
             self.study = optuna.load_study(study_name=NAME, storage=storage)
             return
@@ -87,14 +89,18 @@ class Journal:
         return self.study.user_attrs.get(name)
 
     def records(self) -> list[Record]:
-        """The record of every trial, by number, with what was measured on `test`."""
-        tests: Mapping[str, Scores] = {k: v for k, v in self.study.user_attrs.items() if k.startswith("test/")}
+        """The record of every trial, by number, with what was measured on `test`, and its repeats."""
+        notes = self.study.user_attrs
+        repeats: dict[int, list[dict[str, Any]]] = {}
+        for name in (name for name in notes if name.startswith(f"{REPEATS}/")):
+            repeats.setdefault(int(name.split("/")[1]), []).append(notes[name])
         found = []
         for trial in self.study.get_trials(deepcopy=False):
             values = trial.user_attrs.get(RECORD)
             if values is not None:
-                test = tests.get(f"test/{trial.number}", {})
-                found.append(Record.from_json({**values, "test": test}))
+                beside = {kind: notes.get(f"{kind}/{trial.number}", {}) for kind in ("test", "right")}
+                again = sorted(repeats.get(trial.number, []), key=lambda repeat: int(repeat["seed"]))
+                found.append(Record.from_json({**values, **beside, "repeats": again}))
         return found
 
     def keep(self, trial: optuna.Trial, record: Record) -> None:
@@ -134,8 +140,14 @@ class Journal:
 
     def keep_test(self, record: Record) -> None:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
-        name = f"test/{record.number}"
-        self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
+        values = record.to_json()
+        for kind in ("test", "right"):  # in this order: no images without their counts
+            name = f"{kind}/{record.number}"
+            self.note(name, {**(self.noted(name) or {}), **values[kind]})
+
+    def keep_repeat(self, number: int, repeat: Repeat) -> None:
+        """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
+        self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
 
     def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
         """Trials that a killed search left running, to be asked again; those that had ended are told now.
@@ -158,7 +170,7 @@ class Journal:
         return left
 
     def _tell(self, number: int, record: Record, select: str) -> None:
-        if record.state == "complete" or (record.state == "duplicate" and record.rungs):
+        if record.state in ENDED or (record.state == "duplicate" and record.rungs):
             self.study.tell(number, _objectives(record, select))
         else:
             self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
@@ -171,27 +183,3 @@ def _objectives(record: Record, select: str) -> list[float]:
 def excess(extra_params: int, budget: int) -> float:
     """The constraint: how far a configuration is over the budget; at most 0 within it."""
     return log10(extra_params / budget)
-
-
-def mend(path: Path) -> None:
-    """Cut a last line that a killed process did not finish; the next one would be written into it."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    while lines and not _is_whole(lines[-1]):
-        lines.pop()
-    whole = sum(map(len, lines))
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-
-
-def _is_whole(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True

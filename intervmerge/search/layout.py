@@ -11,3 +11,8 @@ TRIALS = "trials"
 def trial_folder(study: Path, number: int) -> Path:
     """The folder of a trial."""
     return study / TRIALS / str(number)
+
+
+def repeat_folder(study: Path, number: int, seed: int) -> Path:
+    """The folder of a trial's repeat with another seed, in the trial's own."""
+    return trial_folder(study, number) / f"seed-{seed}"

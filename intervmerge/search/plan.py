@@ -14,7 +14,8 @@ from intervmerge.search.study import EXTENDS, Study, check_folder
 from intervmerge.search.warm_start import open_others
 from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite, load_suite, packaged
-from intervmerge.tracking.records import OBJECTIVES
+from intervmerge.tracking.composed import SELECTIONS
+from intervmerge.tracking.records import OBJECTIVES, StudyRecord
 from intervmerge.trial.batches import check_batch, sizes
 from intervmerge.trial.evaluate import mean_agreement
 from intervmerge.trial.machine import Machine, find_device
@@ -39,10 +40,13 @@ class SearchPlan:
     time_budget: float | None = None
     """Seconds of training after which no trial goes on."""
     patience: int | None = None
+    stopping: str | None = None
+    final_seeds: int | None = None
     warm_start: str | Path | Sequence[str | Path] = ()
     """Folders of studies whose trials need not be trained again."""
     protocol: str = "fair"
     select: str = "accuracy"
+    selection: str = StudyRecord.selection
     address: str | None = None
     mlflow: str | None = None
     """URI of a tracking server; by default a SQLite file in the study's folder."""
@@ -50,15 +54,19 @@ class SearchPlan:
     engine: str | None = None
     cache_gib: float | None = None
     step_gib: float | None = None
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
+        if self.final_seeds is not None and self.final_seeds < 0:
+            raise ConfigError("--final-seeds", self.final_seeds, "it is a count", "0 or more")
         Machine(cache_gib=self.cache_gib, step_gib=self.step_gib)
         lookup(PROTOCOLS, self.protocol, "--protocol")
         lookup(OBJECTIVES, self.select, "--select")
+        lookup(SELECTIONS, self.selection, "--selection")
 
 
 @dataclass(frozen=True)

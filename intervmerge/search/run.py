@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from intervmerge.search.disk import plainly
 from intervmerge.search.journal import JOURNAL, Journal, locked
-from intervmerge.search.layout import trial_folder
+from intervmerge.search.layout import repeat_folder, trial_folder
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
 from intervmerge.search.samplers import SAMPLERS
 from intervmerge.search.sampling import Sampling
 from intervmerge.search.session import ray_session
 from intervmerge.search.stopping import stalled
 from intervmerge.search.study import Study, settings_of, take_up
+from intervmerge.search.views import report
 from intervmerge.search.warm_start import check_other, take_over
 from intervmerge.search.watch import Silence, Watcher
 from intervmerge.trial import unfinished
@@ -43,24 +45,23 @@ def known_base(prepared: Prepared) -> MergedBase | None:
 
 
 def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
-    """Whether the study has so many trained trials or its front grows no more, and its fronts have been measured on
-    test."""
+    """Whether the study has so many ended trials or its front grows no more, the front's trials have been trained with
+    all seeds, and its fronts have been measured on test."""
     if study.journal.noted("references/test") is None:
         return False
     record = study.record
     left = [trial for trial in record.trials if trial.state == "running"]
-    ended = len(record.complete) >= trials or stalled(record, patience)
-    return not left and ended and not record.untested
+    ended = len(record.ended) >= trials or stalled(record, patience)
+    return not left and ended and not record.unrepeated and not record.untested
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
     """Run a prepared search."""
-    with locked(prepared.folder):
+    with locked(prepared.folder), plainly(prepared.folder):
         base = known_base(prepared) or choose_base(prepared, watch)
         plan, sampling = prepared.plan, prepared.sampling
-        settings = settings_of(
-            sampling, base, prepared.suite_path, plan.protocol, plan.select, sampling.cost_range()[1]
-        )
+        dearest = sampling.cost_range()[1]
+        settings = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest, plan.selection)
         for other in prepared.others:
             check_other(other, settings)
         study = _opened(prepared, settings)
@@ -69,9 +70,11 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
         for trial in study.record.trials:
             if trial.state != "running":  # the search was killed between hearing of its end and forgetting it
                 unfinished.finish(trial_folder(study.folder, trial.number))
+            for repeat in trial.repeats:
+                unfinished.finish(repeat_folder(study.folder, trial.number, repeat.seed))
         if is_whole(study, sampling.space.search.trials, sampling.space.search.patience):
             watch.phase("nothing is missing: the views are made again")
-            study.report(plan.mlflow)
+            report(study, plan.mlflow, watch)
             return study
         with ray_session(plan.address, plan.workers or 1):
             from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, lookup
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.search.known_cost import STOPPING
 from intervmerge.search.samplers import GRID, SAMPLERS
 from intervmerge.search.sources import Point, RandomSource, Source
 from intervmerge.search.space import Choices, Range, Space, WholeRange, domains
@@ -59,6 +60,11 @@ def key_of(intervention: Mapping[str, Any], training: Mapping[str, Any], seed: i
     return json.dumps([intervention, training, seed], sort_keys=True)
 
 
+def text_of(intervention: Mapping[str, Any]) -> str:
+    """Equal for equal canonical interventions, whichever way they came here."""
+    return json.dumps(intervention, sort_keys=True)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """A space held against a model. Picklable."""
@@ -76,6 +82,7 @@ class Sampling:
         if self.space.search.sampler not in SAMPLERS:
             where, allowed = "search.sampler", ", ".join(SAMPLERS)
             raise ConfigError(where, repr(self.space.search.sampler), "it must be a known sampler", allowed)
+        lookup(STOPPING, self.space.search.stopping, "search.stopping")
         for name, domain in domains(self.space).items():
             part, _, setting = name.partition(".")
             for value in _extremes(domain):
@@ -242,6 +249,13 @@ class Sampling:
             else:
                 found.append(asked)
         return found
+
+    def spared(self) -> set[str]:
+        """The paper's configurations that the space holds, as `text_of` gives them; they are never stopped."""
+        fixed = {name: domain for name, domain in domains(self.space).items() if name.startswith("intervention.")}
+        asked = ({name: prior.get(name, domain) for name, domain in fixed.items()} for prior in self.priors())
+        named = ({name.removeprefix("intervention."): value for name, value in one.items()} for one in asked)
+        return {text_of(asdict(self.fit(values).config)) for values in named}
 
 
 def drawn_value(source: Source, name: str, domain: Any) -> Any:

@@ -16,12 +16,13 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, DiskError
+from intervmerge.search.disk import REFUSED
 from intervmerge.search.journal import Journal
+from intervmerge.search.known_cost import Bars, bars
 from intervmerge.search.samplers import GRID, Pace
-from intervmerge.search.sampling import Drawn, Sampling, key_of
-from intervmerge.search.stopping import bar
-from intervmerge.tracking.records import Record
+from intervmerge.search.sampling import Drawn, Sampling, key_of, text_of
+from intervmerge.tracking.records import ENDED, Record, Scores
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
@@ -43,7 +44,7 @@ class OptunaSearcher(Searcher):
         sampling: the space on its model.
         select: a row of OBJECTIVES, the first objective.
         max_extra_params: configurations with more are told, never trained.
-        floor: the objective of the merged base, which every point of a front is above.
+        merged: scores of the merged base, which every point of a front is above.
         tell: is told of every trial.
         say: is told in words why the search ends early, and what holds it up.
         enough: why no further trial is to be begun, if there is a reason.
@@ -55,7 +56,7 @@ class OptunaSearcher(Searcher):
         sampling: Sampling,
         select: str,
         max_extra_params: int | None,
-        floor: float,
+        merged: Scores,
         tell: Tell,
         *,
         say: Callable[[str], None] = lambda text: None,
@@ -63,17 +64,18 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
-        self._budget, self._floor = max_extra_params, floor
+        self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
         self._causes: dict[str, str] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
-        known = (record for record in journal.records() if record.state in ("complete", "running"))
+        known = (record for record in journal.records() if record.state in (*ENDED, "running"))
         self._known = {_key(record): record for record in known}
         self._left = journal.reopened(select)
         self._grid = self._affordable()
         search = sampling.space.search
         self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
+        self._spared = sampling.spared()
         for prior in sampling.priors():
             journal.study.enqueue_trial(prior, skip_if_exists=True)
 
@@ -96,8 +98,14 @@ class OptunaSearcher(Searcher):
         self._journal.keep(trial, record)
         self._tell("started", record)
         # as text: Tune flattens what is nested
-        reach = bar(record.extra_params, self._known.values(), self._select, self._floor)
-        return {"record": json.dumps(record.to_json()), "bar": reach}
+        reach = json.dumps(asdict(self._bars(record)))
+        return {"record": json.dumps(record.to_json()), "bars": reach}
+
+    def _bars(self, record: Record) -> Bars:
+        """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
+        found = bars(record.extra_params, self._known.values(), self._merged, self._select)
+        spared = text_of(record.intervention) in self._spared
+        return replace(found, whole={}, tasks={}) if spared else found
 
     def _next(self) -> tuple[optuna.Trial, Record] | None:
         """A new configuration, unless the search has ended; why it ends is said once."""
@@ -113,11 +121,18 @@ class OptunaSearcher(Searcher):
         return asked
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A rung that is not the last."""
+        """A rung that is not the last.
+
+        Raises:
+            DiskError: the trial cannot be written.
+        """
+        if REFUSED in result:
+            raise DiskError(*json.loads(result[REFUSED]))
         if trial_id in self._open:
             trial, _ = self._open[trial_id]
             record = Record.from_json(json.loads(result["record"]))
             self._open[trial_id] = (trial, record)
+            self._known[_key(record)] = record
             self._journal.keep(trial, record)
             self._tell("measured", record)
 

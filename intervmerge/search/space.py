@@ -126,8 +126,12 @@ class SearchSettings:
     """Configurations with more are told to the sampler and never trained."""
     patience: int | None = None
     """The search ends when the front has not grown in so many complete trials."""
+    stopping: str = "none"
+    """A row of STOPPING (search/known_cost.py): what is trained no further at a rung."""
     seed: int = 0
     """Of the sampler, and of every trial's initial values and batches."""
+    final_seeds: int = 0
+    """Further seeds that the front's trials are trained with when the search ends, for error bars: seed + 1, ..."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "max_extra_params", "patience"):
@@ -136,6 +140,8 @@ class SearchSettings:
                 raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
         if self.seed < 0:
             raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
+        if self.final_seeds < 0:
+            raise ConfigError("search.final_seeds", self.final_seeds, "it is a count", "0 or more")
         if self.priors not in ("paper", "none"):
             raise ConfigError("search.priors", repr(self.priors), "it names what is asked first", "paper, none")
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from intervmerge.errors import IntervMergeError
-from intervmerge.tracking.records import OBJECTIVES, Record, StudyRecord, exactly
+from intervmerge.tracking.records import ENDED, OBJECTIVES, Record, StudyRecord, exactly
 
 GROWTH = 0.001
 """Of the hypervolume's maximum; a front that gains no more than this has not grown."""
@@ -21,14 +21,13 @@ HUNG_SECONDS, HUNG_RUNGS = 600.0, 20.0
 
 def bar(extra_params: int, known: Iterable[Record], select: str, floor: float) -> float:
     """What a trial of so many parameters must reach to be on the front, as far as that is known now."""
-    complete = (trial for trial in exactly(known) if trial.state == "complete")
-    within = (OBJECTIVES[select](trial.scores) for trial in complete if trial.extra_params <= extra_params)
+    within = (OBJECTIVES[select](trial.scores) for trial in exactly(known) if trial.extra_params <= extra_params)
     return max([floor, *within])
 
 
 def stalled(study: StudyRecord, patience: int | None) -> bool:
-    """Whether the last so many complete trials have brought the front no further; never without patience."""
-    before = len(study.complete) - (patience or 0)
+    """Whether the last so many ended trials have brought the front no further; never without patience."""
+    before = len(study.ended) - (patience or 0)
     return patience is not None and before > 0 and study.hypervolume() - study.hypervolume(before) <= GROWTH
 
 
@@ -46,7 +45,7 @@ class Stopping:
     """Why no further trial is begun, once there is a reason.
 
     Args:
-        patience: complete trials without growth after which the search ends; None is without end.
+        patience: ended trials without growth after which the search ends; None is without end.
     """
 
     def __init__(self, patience: int | None) -> None:
@@ -55,7 +54,7 @@ class Stopping:
 
     def ended(self, record: Record) -> None:
         """A trial of this session ended; the first ones are kept."""
-        if record.state in ("complete", "failed") and len(self._first) < FAILURES:
+        if record.state in (*ENDED, "failed") and len(self._first) < FAILURES:
             self._first.append(record)
 
     def reason(self, study: StudyRecord) -> str | None:

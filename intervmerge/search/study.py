@@ -29,7 +29,7 @@ VIEWS = {"pareto.html", "pareto.png", "front.json", "trials.parquet"}
 FORMAT = 1
 HOME = "mlflow_home"
 """Where the folder was when its MLflow database was made."""
-EXTENDS = ("trials", "max_extra_params", "patience")
+EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
 """Settings of `search` that may change when a study is taken up again."""
 
 _SCORES = TypeAdapter(dict[str, Scores])
@@ -47,6 +47,7 @@ class Study:
         self.folder = folder
         self.journal = journal or Journal(folder)
         self.settings: Mapping[str, Any] = self.journal.settings
+        self._cleared = False
 
     @property
     def record(self) -> StudyRecord:
@@ -62,6 +63,8 @@ class Study:
             settings={name: known[name] for name in ("space", "search", "protocol", "select")},
             references=references,
             trials=self.journal.records(),
+            selection=known.get("selection", StudyRecord.selection),  # older studies have neither
+            final_seeds=known["search"].get("final_seeds", 0),
             **{name: known[name] for name in RECORDED},
         )
 
@@ -102,20 +105,19 @@ class Study:
 
     def runs(self, uri: str | None = None) -> Runs:
         """The study in MLflow; by default in the database of its folder, which is made anew where that has moved."""
-        folder = self.folder if uri is None else None
+        if uri is not None:
+            return Runs(self.record, self.identity, uri, None)
         home = str(self.folder.resolve())
-        if folder is not None and self.journal.noted(HOME) != home:  # artifacts are stored by absolute path
-            (folder / DATABASE).unlink(missing_ok=True)
-            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+        foreign = self.journal.noted(HOME) != home  # artifacts are stored by absolute path
+        if foreign and not self._cleared:  # once: MLflow holds on to a database that it has opened
+            (self.folder / DATABASE).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / ARTIFACTS, ignore_errors=True)
+            self._cleared = True
+        (self.folder / DATABASE).touch()  # where that is refused, MLflow would try for minutes
+        runs = Runs(self.record, self.identity, local_uri(self.folder), self.folder)
+        if foreign:  # and is whole now: one that is made by halves is made anew by the next search
             self.journal.note(HOME, home)
-        return Runs(self.record, self.identity, uri or local_uri(self.folder), folder)
-
-    def report(self, uri: str | None = None) -> None:
-        """Make all views again, tables, plots and MLflow; also after the folder has moved."""
-        runs, record = self.runs(uri), self.record
-        runs.sync(record)
-        self.write_views(record, runs.children)
-        runs.finish(record, [self.folder / "pareto.html", self.folder / "pareto.png"])
+        return runs
 
 
 RECORDED = ("suite", "note", "base", "base_fingerprint", "protocol", "select", "tasks", "width", "num_blocks",
@@ -140,7 +142,13 @@ def load_study(path: str | Path) -> Study:
 
 
 def settings_of(
-    sampling: Sampling, base: MergedBase, suite_path: str, protocol: str, select: str, dearest: int
+    sampling: Sampling,
+    base: MergedBase,
+    suite_path: str,
+    protocol: str,
+    select: str,
+    dearest: int,
+    selection: str = StudyRecord.selection,
 ) -> dict[str, Any]:
     """What a study is made with, as plain values; equal for equal studies, but for its identity."""
     space, suite = sampling.space, base.suite
@@ -157,6 +165,7 @@ def settings_of(
         "base_fingerprint": base.fingerprint,
         "protocol": protocol,
         "select": select,
+        "selection": selection,
         "space": {"intervention": asdict(space.intervention), "training": asdict(space.training)},
         "search": asdict(space.search),
         "tasks": suite.task_names,
@@ -200,6 +209,7 @@ def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path) -> None
 
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a study keeps for ever."""
-    kept = {name: value for name, value in settings.items() if name not in ("identity", "suite_path", "note")}
+    passing = ("identity", "suite_path", "note", "selection")
+    kept = {name: value for name, value in settings.items() if name not in passing}
     kept["search"] = {name: value for name, value in settings["search"].items() if name not in EXTENDS}
     return kept

@@ -1,60 +1,94 @@
-"""The views of a study while it is searched."""
+"""The views of a study: kept up to date while it is searched, and made again from its records."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from intervmerge.search.study import Study
 from intervmerge.search.watch import Watcher
+from intervmerge.tracking.runs import Runs
 
 VIEW_SECONDS = 15.0
 """The pages are written at most so often while the search runs."""
+PATIENCE = 20.0
+"""MLflow is left alone for so many times as long as it took to fail: a server that hangs costs a twentieth at most."""
+WORDS = 300
+"""Characters of an error that are said; MLflow's may go on for pages."""
+MLFLOW, PAGES = "the runs in MLflow", "tables and plots"
+
+
+def report(study: Study, uri: str | None, watch: Watcher) -> bool:
+    """Make all views again, also after the folder has moved; whether all could be written."""
+    views = Views(study, uri, watch)
+    views.finish("FINISHED")
+    return not views.failing
 
 
 class Views:
-    """Keeps the views of a study up to date while it runs, and never stops it."""
+    """Keeps the views of a study up to date, and never stops it: they can be made again from the records.
+
+    Args:
+        study: what to show.
+        uri: of an MLflow server; None is the database in the study's folder.
+        watch: told what cannot be written, and when it can be again.
+    """
 
     def __init__(self, study: Study, uri: str | None, watch: Watcher) -> None:
         self._study, self._uri, self._watch = study, uri, watch
-        self._written = 0.0
-        self._runs: Any = None
-        self._guard(self._open)
-
-    def _open(self) -> None:
-        self._runs = self._study.runs(self._uri)
+        self._written = self._rested = 0.0
+        self._runs: Runs | None = None
+        self._children: Mapping[int, str] = {}
+        self.failing: set[str] = set()
+        """What could not be written when it was last tried."""
+        self._to_mlflow(lambda runs: None)
 
     def ended(self) -> None:
         """A trial ended."""
         study = self._study.record
-        if self._runs is not None:
-            self._guard(lambda: self._runs.sync(study))
+        self._to_mlflow(lambda runs: runs.sync(study))
         if time.monotonic() - self._written > VIEW_SECONDS:
-            self._guard(lambda: self._study.write_views(study, self.children))
-            if self._runs is not None:
-                self._guard(lambda: self._runs.attach(study, [self._study.folder / "pareto.html"]))
+            self._guard(PAGES, lambda: self._study.write_views(study, self._children))
+            self._to_mlflow(lambda runs: runs.attach(study, [self._study.folder / "pareto.html"]))
             self._written = time.monotonic()
 
-    @property
-    def children(self) -> Mapping[int, str]:
-        """Trial number to MLflow run."""
-        return self._runs.children if self._runs is not None else {}
-
     def finish(self, status: str) -> None:
-        """The last state, test included; `status` is the parent run's, FINISHED or KILLED."""
+        """The last state, test included; `status` is the parent run's, FINISHED, FAILED or KILLED."""
         study = self._study.record
-        if self._runs is not None:
-            self._guard(lambda: self._runs.sync(study))
-        self._guard(lambda: self._study.write_views(study, self.children))
+        self._rested = 0.0  # the last time: tried once more, and said again
+        self.failing.clear()
+        self._to_mlflow(lambda runs: runs.sync(study))
+        self._guard(PAGES, lambda: self._study.write_views(study, self._children))
         files = [self._study.folder / name for name in ("pareto.html", "pareto.png")]
-        if self._runs is not None:
-            self._guard(lambda: self._runs.finish(study, files, status))
+        self._to_mlflow(lambda runs: runs.finish(study, files, status))
 
-    def _guard(self, write: Callable[[], Any]) -> None:
-        """Views can be made again from the records: one that fails is said aloud and does not end the search."""
+    def _to_mlflow(self, write: Callable[[Runs], None]) -> None:
+        """Write to MLflow. After a failure nobody knows what arrived: it is read anew, and not at once."""
+        began = time.monotonic()
+        if began >= self._rested and not self._guard(MLFLOW, lambda: self._open_and(write)):
+            self._runs = None
+            now = time.monotonic()
+            self._rested = now + max(VIEW_SECONDS, PATIENCE * (now - began))
+
+    def _open_and(self, write: Callable[[Runs], None]) -> None:
+        if self._runs is None:
+            self._runs = self._study.runs(self._uri)
+        write(self._runs)
+        self._children = self._runs.children
+
+    def _guard(self, view: str, write: Callable[[], None]) -> bool:
+        """Whether a view could be written; said aloud when that changes."""
         try:
             write()
         except Exception as error:
-            rest = f"`intervmerge report {self._study.folder}` makes it again"
-            self._watch.phase(f"a view could not be written ({type(error).__name__}: {error}); {rest}")
+            if view not in self.failing:
+                flag = "" if self._uri is None else f" --mlflow {self._uri}"
+                rest = f"`intervmerge report {self._study.folder}{flag}` makes them again"
+                words = " ".join(str(error).split())[:WORDS]
+                self._watch.phase(f"{view} could not be written ({type(error).__name__}: {words}); {rest}")
+            self.failing.add(view)
+            return False
+        if view in self.failing:
+            self.failing.remove(view)
+            self._watch.phase(f"{view} are written again")
+        return True

@@ -73,7 +73,8 @@ def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list
         if content is None:
             broken.append(origin)
             continue
-        ours = replace(record, number=journal.next_number, duplicate_of=None, test={}, taken_from=origin)
+        number = journal.next_number
+        ours = replace(record.without_test(), number=number, duplicate_of=None, taken_from=origin)
         folder = trial_folder(study.folder, ours.number)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FILE, content)

@@ -15,23 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from ray import tune
 from torch import Tensor
 
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.search.disk import REFUSED, full_disk, refusal
+from intervmerge.search.known_cost import MARGIN, STOPPING, Bars
 from intervmerge.search.layout import TRIALS, trial_folder
 from intervmerge.settings import read_settings
-from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, Scores
+from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, Scores, State
+from intervmerge.tracking.scores import shares
 from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import Score, measure_student
+from intervmerge.trial.evaluate import Rung, Score, measure_student
 from intervmerge.trial.machine import Machine, cache_folder
 from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.trial.store import InProcessStore, MappedStore
-from intervmerge.trial.stream import STREAM_ERROR
+from intervmerge.trial.stream import STREAM_ERROR, TASK_STREAM_ERROR
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Seat:
     """CPU threads of the actor."""
     gpu_share: float = 0.0
     """Share of a GPU's memory that the actor may fill; 0 without GPU."""
+    stopping: str = "none"
+    """A row of STOPPING."""
 
 
 LESS = 4
@@ -61,9 +67,31 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or words in str(error)
 
 
+_BARS = TypeAdapter(Bars)
+
+
+def state_of(rung: Rung, steps: int) -> State:
+    """The state of a trial of so many steps after a rung."""
+    if len(rung.stopped) == len(rung.scores):
+        return "stopped"
+    if rung.steps < steps:
+        return "running"
+    return "partial" if rung.stopped else "complete"
+
+
+def rung_record(rung: Rung) -> RungRecord:
+    """A rung of trial/ as a record keeps it."""
+    return RungRecord(rung.steps, rung.seconds, counts(rung.scores), rung.measured_by, rung.again, rung.stopped)
+
+
 def counts(scores: Mapping[str, Score]) -> dict[str, Counts]:
     """Scores of trial/ as a record keeps them."""
     return {task: Counts(score.correct, score.agreeing, score.total) for task, score in scores.items()}
+
+
+def rights(scores: Mapping[str, Score]) -> dict[str, str]:
+    """By task, which images are right."""
+    return {task: score.right for task, score in scores.items()}
 
 
 def sit_down(base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> Bench:
@@ -91,8 +119,9 @@ class Worker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial, on the same base."""
         self._record = Record.from_json(json.loads(new_config["record"]))
-        self._bar = float(new_config["bar"])
+        self._bars = _BARS.validate_json(new_config["bars"])
         self._running: Iterator[Record] | None = None
+        self._refused: dict[str, str] = {}
         self._step_bytes = self._seat.machine.step_bytes
         return True
 
@@ -103,7 +132,7 @@ class Worker(tune.Trainable):
             self._step_bytes //= LESS
             torch.cuda.empty_cache()
             self._next(retry=False)
-        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running"}
+        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running", **self._refused}
 
     def _next(self, retry: bool) -> bool:
         """Go to the next rung, or fail; True where memory was short and another try is allowed."""
@@ -115,6 +144,9 @@ class Worker(tune.Trainable):
             self._running = None
             if retry and is_out_of_memory(error):
                 return True
+            if full := full_disk(error):  # no fault of the trial, which will go on after its last rung
+                self._refused = {REFUSED: json.dumps(refusal(f"trial {self._record.number}", full).args)}
+                return False
             text = traceback.format_exc()
             self._record = replace(self._record, state="failed", error=text, threads=torch.get_num_threads())
         return False
@@ -138,26 +170,36 @@ class Worker(tune.Trainable):
             interventions,
             folder,
             engine=engine,
-            worthwhile=self._near_the_front,
+            goes_on=self._goes_on,
+            worthwhile=self._near_a_front,
             step_bytes=self._step_bytes,
         )
         for rung in training:
-            done.append(RungRecord(rung.steps, rung.seconds, counts(rung.scores), rung.measured_by))
+            done.append(rung_record(rung))
             yield replace(
                 record,
                 engine=engine.name,
-                state="complete" if rung.steps == config.training.steps else "running",
+                state=state_of(rung, config.training.steps),
                 rungs=tuple(done),
                 threads=torch.get_num_threads(),
                 sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
             )
 
-    def _near_the_front(self, scores: Mapping[str, Score]) -> bool:
-        """Whether figures of the stream are so near the front of when the trial began that the exact ones may reach it.
+    def _goes_on(self, rung: Rung) -> set[str]:
+        """The tasks that are trained further, by the bars of when the trial began: these only rise."""
+        return STOPPING[self._seat.stopping](counts(rung.scores), self._bars, rung.steps, self._seat.select, MARGIN)
 
-        The front only rises, so that a trial left out here could not be on it later.
+    def _near_a_front(self, rung: Rung) -> set[str]:
+        """The tasks whose figures of the stream are so near a front that the exact ones may reach it.
+
+        All, where the mean is near the front; else those that are near the front of their own. Fronts only rise, so
+        that what is left out here could not be on one later.
         """
-        return OBJECTIVES[self._seat.select](counts(scores)) + STREAM_ERROR >= self._bar
+        scores, select = counts(rung.scores), self._seat.select
+        if not rung.stopped and OBJECTIVES[select](scores) + STREAM_ERROR >= self._bars.front:
+            return set(scores)
+        fronts, found = self._bars.task_fronts, shares(scores, select)
+        return {task for task, share in found.items() if share + TASK_STREAM_ERROR >= fronts.get(task, 0.0)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: interventions are saved at every rung, in the study."""
@@ -202,11 +244,12 @@ def reference_scores(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, s
 
 def measure(
     base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: int, split: str, tasks: Sequence[str]
-) -> Scores:
-    """Exact scores of a finished trial on some tasks."""
+) -> tuple[Scores, dict[str, str]]:
+    """Exact scores of a finished trial on some tasks, and which images are right."""
     bench = sit_down(base, tensors, seat)
     interventions = Interventions.load(trial_folder(Path(seat.folder), number) / FILE).to(bench.device)
-    return counts(measure_student(bench.exact, interventions, base.suite, split, bench.teachers(split), tasks))
+    found = measure_student(bench.exact, interventions, base.suite, split, bench.teachers(split), tasks)
+    return counts(found), rights(found)
 
 
 def cores() -> int:

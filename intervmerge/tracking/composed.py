@@ -1,7 +1,9 @@
 """Composed fronts: while the base is frozen, each task may take its interventions from a trial of its own, or none.
 
 Of what one task takes no other task sees anything, so that a mixture has the figures of its parts. It is chosen by
-shrunk figures (see pareto.shrink): the best of many trials by the measured ones is partly the luckiest.
+shrunk figures (see pareto.shrink): the best of many trials by the measured ones is partly the luckiest. A trial with
+repeats is chosen by the counts of all its seeds, whose noise is smaller; the figures that are shown are its own, as it
+is the model that is exported.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ class Option:
     extra_params: int
     """Of one task."""
     scores: Scores
-    """On `validation`, of every task."""
+    """On `validation`, of the tasks that may take it: what it is chosen by, all seeds of its configuration together."""
+    own: Scores
+    """The same of the trial alone, which is what a mixture takes and shows."""
     test: Scores
-    """On `test`, of the tasks that were measured there."""
+    """On `test`, of the trial alone and the tasks that were measured there."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,11 @@ class Composed:
 
     @cached_property
     def figures(self) -> Floats:
-        """[options, tasks], 0..1: what mixtures are chosen by."""
+        """[options, tasks], 0..1: what mixtures are chosen by; NaN where a task may not take an option."""
         by_task = [shares(option.scores, self.select) for option in self.options]
-        figures = np.array([[own[task] for task in self.tasks] for own in by_task])
-        images = np.array([[option.scores[task].total for task in self.tasks] for option in self.options], np.float64)
+        figures = np.array([[own.get(task, np.nan) for task in self.tasks] for own in by_task])
+        totals = [{task: counts.total for task, counts in option.scores.items()} for option in self.options]
+        images = np.array([[own.get(task, 1) for task in self.tasks] for own in totals], np.float64)
         if len(figures) > 1:
             figures[1:] = lookup(SELECTIONS, self.selection, "selection")(figures[1:], images[1:])
         return figures
@@ -128,7 +133,7 @@ class Composed:
             choice={task: option.number for task, option in taken.items()},
             extra_params=extra_params,
             expected_shares=dict(zip(taken, expected, strict=True)),
-            scores={task: option.scores[task] for task, option in taken.items()},
+            scores={task: option.own[task] for task, option in taken.items()},
             test_scores=test if len(test) == len(taken) else {},
             select=self.select,
         )

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intervmerge.pareto import CHEAPEST
+from intervmerge.tracking.bars import bars_payload, draw_bars, ends
 from intervmerge.tracking.records import OBJECTIVES, Record, Scores, StudyRecord, accuracy, agreement
+from intervmerge.tracking.replacing import replacing
 from intervmerge.tracking.tables import chosen
 
 if TYPE_CHECKING:
@@ -42,9 +44,8 @@ def write_html(study: StudyRecord, path: Path, runs: Mapping[int, str]) -> None:
     data = json.dumps(payload(study, runs), ensure_ascii=False, allow_nan=False)
     # no `<` and no `//`: data can neither end its script tag nor look like an address
     data = data.replace("<", "\\u003c").replace("//", "/\\/")
-    fresh = path.with_suffix(".new")
-    fresh.write_text(TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, data), encoding="utf-8")
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        fresh.write_text(TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, data), encoding="utf-8")
 
 
 def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
             for split, models in study.references.items()
         },
         "front": [trial.number for trial in study.front],
+        "bars": bars_payload(study),
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
         "composed": _composed(study),
     }
@@ -142,13 +144,13 @@ def write_png(study: StudyRecord, path: Path) -> None:
     _draw_references(axes, study)
     _draw_trials(axes, study)
     _draw_composed(axes, study)
+    draw_bars(axes, study, {"validation": FRONT, "test": TEST})
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.012, 1.0), ncols=3, frameon=False, fontsize=8.5, labelcolor=QUIET,
         handletextpad=0.4, columnspacing=1.6, borderaxespad=0.3, handlelength=1.4, scatteryoffsets=[0.5],
     )  # fmt: skip
-    fresh = path.with_suffix(".new")
-    figure.savefig(fresh, format="png")
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, format="png")
 
 
 def _percent(study: StudyRecord, trials: Sequence[Record], split: str) -> list[float]:
@@ -179,6 +181,7 @@ def _set_axes(axes: Axes, study: StudyRecord) -> None:
     values = [*_references(study).values(), *_percent(study, study.complete, "validation")]
     values += _percent(study, _tested(study), "test")
     values += [100 * share for m in study.composed.listed for share in (m.expected, m.test) if share is not None]
+    values += ends(study)
     margin = 0.06 * max(max(values) - min(values), 5)
     axes.set_xscale("log")
     axes.set_xlim(left, right)

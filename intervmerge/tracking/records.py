@@ -8,22 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from intervmerge import pareto
 from intervmerge.tracking.composed import Composed, Mixture, Option
+from intervmerge.tracking.repeats import Repeat, pooled
 from intervmerge.tracking.scores import OBJECTIVES, Counts, Scores, accuracy, agreement
+from intervmerge.tracking.spread import Gain, Spread, gain, spread_of
+from intervmerge.tracking.words import in_words
 
 __all__ = [
     "OBJECTIVES", "Counts", "Record", "RungRecord", "Scores", "StudyRecord", "accuracy", "agreement", "exactly",
     "in_words",
 ]  # fmt: skip
 
-State = Literal["complete", "failed", "pruned", "duplicate", "running"]
-"""complete: measured at its last step. failed: ended by an error. pruned: over the budget of parameters, never
-trained. duplicate: equal to an earlier one, never trained. running: not ended yet, or the study was."""
+State = Literal["complete", "partial", "stopped", "failed", "pruned", "duplicate", "running"]
+"""complete: measured at its last step. partial: some tasks were stopped at a rung, the others went to the end.
+stopped: all were. failed: ended by an error. pruned: over the budget of parameters, never trained. duplicate: equal to
+an earlier one, never trained. running: not ended yet, or the study was."""
+
+
+ENDED = ("complete", "partial", "stopped")
+"""The states of a trial that was trained as far as it is to be."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class RungRecord:
     scores: Scores
     measured_by: str = "exact"
     """The engine by whose forward: `exact`, or `stream`, an approximation that is never shown on a front."""
+    again: tuple[str, ...] = ()
+    """Tasks that were measured again by the exact forward, where others were not."""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    """Tasks that are trained no further, and after how many steps; their counts are of then, a lower estimate."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,15 @@ class Record:
     test: Scores = field(default_factory=dict)
     """Counts on `test` of the tasks that were measured there: all for a trial on the front, else those that a composed
     point takes from it. A mean over them may be partial: see `StudyRecord.tested`."""
+    right: Mapping[str, str] = field(default_factory=dict)
+    """Of these tasks, which images are right: see Repeat."""
+    repeats: tuple[Repeat, ...] = ()
+    """The same configuration trained with further seeds, by seed."""
+
+    @property
+    def by_seed(self) -> list[Repeat]:
+        """The trial itself and its repeats: one configuration, a seed each."""
+        return [Repeat(self.seed, self.scores, self.test, self.right, self.sha256, self.seconds), *self.repeats]
 
     @property
     def seconds(self) -> float:
@@ -73,6 +95,15 @@ class Record:
     def measured_by(self) -> str:
         """By which forward the last rung's figures were measured."""
         return self.rungs[-1].measured_by if self.rungs else ""
+
+    @property
+    def final(self) -> Scores:
+        """Exact counts on `validation` of the tasks that were trained to the end: what a mixture may take."""
+        if self.state not in ("complete", "partial"):
+            return {}
+        last = self.rungs[-1]
+        exact = self.scores if last.measured_by == "exact" else last.again
+        return {task: self.scores[task] for task in self.scores if task in exact and task not in last.stopped}
 
     @property
     def scores(self) -> Scores:
@@ -90,42 +121,23 @@ class Record:
 
     def repeated(self, number: int) -> Record:
         """What a later trial of an equal configuration keeps: these figures, and that it was not trained."""
-        return replace(self, number=number, state="duplicate", duplicate_of=self.number, taken_from="", test={})
+        return replace(self.without_test(), number=number, state="duplicate", duplicate_of=self.number, taken_from="")
 
-    def with_test(self, scores: Scores) -> Record:
-        """The same trial, measured on `test` for further tasks."""
-        return replace(self, test={**self.test, **scores})
+    def without_test(self) -> Record:
+        """The same trial as it was before `test` was read and it was trained again."""
+        return replace(self, test={}, right={}, repeats=())
+
+    def with_test(self, scores: Scores, right: Mapping[str, str] | None = None) -> Record:
+        """The same trial, measured on `test` for further tasks; and which images are right, where that was kept."""
+        return replace(self, test={**self.test, **scores}, right={**self.right, **(right or {})})
 
 
 _RECORDS = TypeAdapter(Record)
 
 
 def exactly(trials: Iterable[Record]) -> list[Record]:
-    """The trials whose last figures come from the exact forward."""
-    return [trial for trial in trials if trial.measured_by == "exact"]
-
-
-def in_words(intervention: Mapping[str, Any], width: int, num_blocks: int) -> str:
-    """A configuration in words: `noreft rank 4, all blocks, class token, slice of 8 from 0, shifted by 8`."""
-    blocks = intervention["blocks"]
-    places = "all blocks" if len(blocks) == num_blocks else f"block{'s' * (len(blocks) > 1)} {_ranges(blocks)}"
-    words = [f"{intervention['formula']} rank {intervention['rank']}", places, f"token {intervention['token']}"]
-    if intervention["slice_width"] < width:
-        words.append(f"slice of {intervention['slice_width']} from {intervention['slice_start']}")
-        if intervention["slice_shift"]:
-            words.append(f"shifted by {intervention['slice_shift']}")
-    return ", ".join(words)
-
-
-def _ranges(blocks: Sequence[int]) -> str:
-    """`0-3 7 9` for 0 1 2 3 7 9."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][-1] + 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    """The trials that may be on a front: trained to the end in all tasks, every last figure from the exact forward."""
+    return [trial for trial in trials if trial.state == "complete" and trial.measured_by == "exact"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,8 @@ class StudyRecord:
     """By number."""
     selection: str = "shrunk"
     """A row of SELECTIONS: by which figures the composed front is chosen."""
+    final_seeds: int = 0
+    """Further seeds that the front's trials are to be trained with."""
 
     @cached_property
     def complete(self) -> list[Record]:
@@ -165,9 +179,14 @@ class StudyRecord:
         return [trial for trial in self.trials if trial.state == "complete"]
 
     @cached_property
+    def ended(self) -> list[Record]:
+        """The trials that were trained as far as they are to be: what a search counts."""
+        return [trial for trial in self.trials if trial.state in ENDED]
+
+    @cached_property
     def trained(self) -> list[Record]:
         """The trials that were trained to their end, in one way or the other."""
-        return [trial for trial in self.trials if trial.state in ("complete", "failed")]
+        return [trial for trial in self.trials if trial.state in (*ENDED, "failed")]
 
     @cached_property
     def front(self) -> list[Record]:
@@ -184,9 +203,9 @@ class StudyRecord:
         return [measured[i - 1] for i in pareto.front(points) if i > 0]
 
     def hypervolume(self, first: int | None = None) -> float:
-        """Hypervolume (see pareto) of the first so many complete trials on validation; of all by default."""
+        """Hypervolume (see pareto) of the first so many ended trials on validation; of all by default."""
         objective = OBJECTIVES[self.select]
-        return self._volume([(objective(trial.scores), trial.extra_params) for trial in exactly(self.complete[:first])])
+        return self._volume([(objective(trial.scores), trial.extra_params) for trial in exactly(self.ended[:first])])
 
     def _volume(self, points: Sequence[pareto.Point]) -> float:
         objective, known = OBJECTIVES[self.select], self.references["validation"]
@@ -194,8 +213,8 @@ class StudyRecord:
         return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.dearest)
 
     def front_size(self, first: int) -> int:
-        """Points on the front of the first so many complete trials."""
-        return len(self._front(self.complete[:first]))
+        """Points on the front of the first so many ended trials."""
+        return len(self._front(self.ended[:first]))
 
     def best(self, max_extra_params: int | None = None) -> Record | None:
         """The front's most accurate trial within a budget; None where there is none."""
@@ -204,15 +223,18 @@ class StudyRecord:
 
     @cached_property
     def composed(self) -> Composed:
-        """Mixtures in which each task has its own trial of those whose every figure is exact."""
-        return self._composed(self.complete)
+        """Mixtures in which each task has a trial of its own: one that went to the end in it, measured exactly."""
+        return self._composed(self.ended)
 
     def _composed(self, trials: Sequence[Record]) -> Composed:
+        """A trial with repeats is chosen by the counts of all its seeds together."""
         known = {split: models.get("merged", {}) for split, models in self.references.items()}
-        options = [Option(None, 0, known["validation"], known.get("test", {}))]
-        for trial in exactly(trials):
+        options = [Option(None, 0, known["validation"], known["validation"], known.get("test", {}))]
+        for trial in (trial for trial in trials if trial.final):
             assert trial.extra_params % len(self.tasks) == 0, "all tasks of a trial share one placement"
-            options.append(Option(trial.number, trial.extra_params // len(self.tasks), trial.scores, trial.test))
+            together = pooled([trial.final, *(repeat.scores for repeat in trial.repeats)])
+            extra_params = trial.extra_params // len(self.tasks)
+            options.append(Option(trial.number, extra_params, together, trial.final, trial.test))
         return Composed(options, self.tasks, self.select, self.selection)
 
     @property
@@ -222,7 +244,7 @@ class StudyRecord:
 
     def composed_hypervolume(self, first: int | None = None) -> float:
         """Hypervolume of the composed front, by the figures that it was chosen by; else as `hypervolume`."""
-        return self._volume((self.composed if first is None else self._composed(self.complete[:first])).points)
+        return self._volume((self.composed if first is None else self._composed(self.ended[:first])).points)
 
     def tested(self, trial: Record) -> Scores:
         """A trial's counts on `test`; empty unless all tasks were measured, so that no mean is over some of them."""
@@ -233,12 +255,33 @@ class StudyRecord:
         """Trial number to tasks: what the front and the listed mixtures take and was not measured on `test` yet."""
         pairs = [(trial.number, task) for trial in self.front for task in self.tasks]
         pairs += [(n, task) for m in self.composed.listed for task, n in m.choice.items() if n is not None]
-        known = {(trial.number, task) for trial in self.trials for task in trial.test}
+        compared = {trial.number for trial in self.front if self.final_seeds}  # image by image
+        known = {(t.number, task) for t in self.trials for task in (t.right if t.number in compared else t.test)}
         missing: dict[int, list[str]] = {}
         for number, task in dict.fromkeys(pairs):
             if (number, task) not in known:
                 missing.setdefault(number, []).append(task)
         return missing
+
+    @property
+    def unrepeated(self) -> list[tuple[int, int]]:
+        """(trial number, seed): what is to be trained again and was not yet, of the front as it is now."""
+        known = {(trial.number, repeat.seed) for trial in self.front for repeat in trial.repeats}
+        asked = [(trial.number, trial.seed + n + 1) for trial in self.front for n in range(self.final_seeds)]
+        return [pair for pair in asked if pair not in known]
+
+    def spread(self, trial: Record, split: str, select: str = "accuracy") -> Spread | None:
+        """A figure of a trial over its seeds; None where no seed was measured on every task of the split."""
+        found = [run.scores if split == "validation" else run.test for run in trial.by_seed]
+        whole = [scores for scores in found if all(task in scores for task in self.tasks)]
+        return spread_of([OBJECTIVES[select](scores) for scores in whole])
+
+    @cached_property
+    def gains(self) -> dict[int, Gain]:
+        """By number, what a trial on the front has over the next cheaper one; where the images of both are known."""
+        steps = pairwise(self.front)
+        pairs = ((dear, gain(dear.by_seed, cheap.by_seed, self.tasks, cheap.number)) for cheap, dear in steps)
+        return {dear.number: found for dear, found in pairs if found is not None}
 
     def words(self, trial: Record) -> str:
         """A trial's configuration in words."""

@@ -11,13 +11,19 @@ from statistics import fmean
 from typing import Any
 
 from intervmerge.tracking.composed import BUDGETS
-from intervmerge.tracking.records import Record, StudyRecord, accuracy, agreement, exactly
-from intervmerge.tracking.tables import composed_rows, front_rows
+from intervmerge.tracking.records import ENDED, Record, StudyRecord, accuracy, agreement, exactly
+from intervmerge.tracking.tables import composed_rows, error_bars, front_rows
 
 EXPERIMENT = "intervmerge"
 DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 STUDY, NUMBER, PARENT = "intervmerge.study", "intervmerge.trial", "mlflow.parentRunId"
-STATUS = {"complete": "FINISHED", "failed": "FAILED"}
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # by default minutes, and seven times over, while trials wait
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what arrived although nobody answered would be written twice
+}
+"""Read by MLflow whenever it asks a server; a value that the user has set stands."""
+STATUS = {**dict.fromkeys(ENDED, "FINISHED"), "failed": "FAILED"}
 
 
 def local_uri(folder: Path) -> str:
@@ -36,24 +42,28 @@ class Runs:
     """
 
     def __init__(self, study: StudyRecord, identity: str, uri: str, folder: Path | None) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
-        for name in ("alembic", "mlflow"):  # after the import, which sets them
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for name in ("alembic", "mlflow"):  # after the import, which sets them; what fails is raised, too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._client = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(EXPERIMENT)
         place = None if folder is None else (folder.resolve() / ARTIFACTS).as_uri()
         self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, place)
         known = self._find(f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'")
         self.parent: str = known[0].info.run_id if known else self._create(study, identity)
+        if not known or not known[0].data.params:  # nor if the server was lost before they came
+            self._describe(study)
         self._client.update_run(self.parent, status="RUNNING")
         self.children: dict[int, str] = {}
         """Trial number to child run id."""
         self._on_front: dict[int, bool] = {}
         for run in self._find(f"tags.`{PARENT}` = '{self.parent}'"):
             number = int(run.data.tags[NUMBER])
-            if run.info.status == "RUNNING":  # a search was killed while it wrote this; it is written anew
+            # not written to its end, for which it is written anew, or twice, as an answer did not arrive
+            if run.info.status == "RUNNING" or number in self.children:
                 self._client.delete_run(run.info.run_id)
                 continue
             self.children[number] = run.info.run_id
@@ -78,11 +88,13 @@ class Runs:
             f"{study.caption}\n\nOpen the artifact `pareto.html`. Ready filters for the list of runs: "
             "`tags.on_front = 'true'`, `tags.on_front = 'true' and metrics.extra_params < 10000`."
         )
-        run_id = str(self._client.create_run(self._experiment, tags={**tags, "mlflow.note.content": text}).info.run_id)
+        return str(self._client.create_run(self._experiment, tags={**tags, "mlflow.note.content": text}).info.run_id)
+
+    def _describe(self, study: StudyRecord) -> None:
+        """Write on the parent what the study was made with."""
         settings = json.loads(json.dumps(study.settings, default=str))
-        self._client.log_dict(run_id, settings, "settings.json")
-        self._log(run_id, {name: json.dumps(value)[:500] for name, value in settings.items()}, {}, 0)
-        return run_id
+        self._client.log_dict(self.parent, settings, "settings.json")
+        self._log(self.parent, {name: json.dumps(value)[:500] for name, value in settings.items()}, {}, 0)
 
     def _log(self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
         import time
@@ -106,9 +118,9 @@ class Runs:
             if self._on_front.get(number, False) != (number in front):
                 self._on_front[number] = number in front
                 self._client.set_tag(run_id, "on_front", str(number in front).lower())
-        for step in range(self._steps + 1, len(study.complete) + 1):
+        for step in range(self._steps + 1, len(study.ended) + 1):
             self._log(self.parent, {}, growth(study, step), step)
-        self._steps = max(self._steps, len(study.complete))
+        self._steps = max(self._steps, len(study.ended))
 
     def _child(self, study: StudyRecord, trial: Record) -> None:
         tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
@@ -133,8 +145,18 @@ class Runs:
             if test := study.tested(trial):
                 shares = {f"test_accuracy/{task}": counts.accuracy for task, counts in test.items()}
                 self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(test), **shares}, 0)
+            self._error_bars(study, trial)
         self.attach(study, files)
         self._client.set_terminated(self.parent, status)
+
+    def _error_bars(self, study: StudyRecord, trial: Record) -> None:
+        """What is known of a trial's seeds as metrics, and as a tag the trial that it cannot be told apart from."""
+        values = error_bars(study, trial)
+        same = values.pop("not_distinguishable_from")
+        self._log(self.children[trial.number], {}, {name: float(v) for name, v in values.items() if v is not None}, 0)
+        if values["gain"] is not None:
+            words = "" if same is None else f"trial {same}"
+            self._client.set_tag(self.children[trial.number], "not_distinguishable_from", words)
 
     def attach(self, study: StudyRecord, files: list[Path]) -> None:
         """Both fronts as tables, and files, as artifacts of the parent run."""
@@ -170,8 +192,8 @@ def metrics_of(trial: Record) -> dict[str, float]:
 
 
 def growth(study: StudyRecord, first: int) -> dict[str, float]:
-    """Figures of the study after so many complete trials."""
-    trials = exactly(study.complete[:first])
+    """Figures of the study after so many ended trials."""
+    trials = exactly(study.ended[:first])
     figures = {
         "hypervolume": study.hypervolume(first),
         "composed_hypervolume": study.composed_hypervolume(first),

@@ -8,6 +8,7 @@ from typing import Any
 
 from intervmerge.tracking.composed import Mixture, optimism
 from intervmerge.tracking.records import OBJECTIVES, Record, StudyRecord, accuracy
+from intervmerge.tracking.replacing import replacing
 
 NOTHING = "no intervention"
 """What a task without one is said to have."""
@@ -48,14 +49,34 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "extra_params": trial.extra_params,
             "validation_accuracy": accuracy(trial.scores),
             "test_accuracy": accuracy(test) if (test := study.tested(trial)) else None,
+            **error_bars(study, trial),
         }
         for trial in study.front
     ]
 
 
+def error_bars(study: StudyRecord, trial: Record) -> dict[str, Any]:
+    """Accuracy of a trial on the front over its seeds, and what it has over the next cheaper trial on `test`.
+
+    `sd` is the sample standard deviation. `gain` has a 95 % interval by a paired bootstrap of the images of `test`; the
+    two are not distinguishable if it holds 0.
+    """
+    over_seeds = {split: study.spread(trial, split) for split in ("validation", "test")}
+    values: dict[str, Any] = {"seeds": len(trial.by_seed)}
+    for split, found in over_seeds.items():
+        values |= {f"{split}_mean": found and found.mean, f"{split}_sd": found and found.deviation}
+    gain = study.gains.get(trial.number)
+    if gain is None:
+        return values | dict.fromkeys(("gain", "gain_low", "gain_high", "not_distinguishable_from"))
+    same = None if gain.certain else gain.over
+    return values | {
+        "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "not_distinguishable_from": same
+    }  # fmt: skip
+
+
 def chosen(study: StudyRecord, mixture: Mixture) -> dict[str, dict[str, Any]]:
     """By task the trial, None where there is none, and its configuration in words."""
-    words = {trial.number: study.words(trial) for trial in study.complete}
+    words = {trial.number: study.words(trial) for trial in study.ended}
     return {
         task: {"trial": number, "configuration": NOTHING if number is None else words[number]}
         for task, number in mixture.choice.items()
@@ -101,9 +122,8 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
     names += ["slice_shift", "steps", "batch", "learning_rate", "extra_params", "accuracy"]
     names += [*(f"accuracy/{task}" for task in study.tasks), "engine", "measured_by", "seconds", "on_front", "error"]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
-    fresh = path.with_suffix(".new")
-    pq.write_table(pa.Table.from_pylist([row(study, trial) for trial in study.trials], schema=schema), fresh)
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        pq.write_table(pa.Table.from_pylist([row(study, trial) for trial in study.trials], schema=schema), fresh)
 
 
 def write_front(study: StudyRecord, path: Path) -> None:
@@ -116,6 +136,5 @@ def write_front(study: StudyRecord, path: Path) -> None:
         "selection": study.selection,
         "mean_optimism": mean_optimism(study),
     }
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -6,7 +6,7 @@ a task draws depends on nothing but the seed and the task. A task trained alone 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from intervmerge.interventions import Interventions
 from intervmerge.trial.batches import Batch, batches
 from intervmerge.trial.config import TrainingConfig
 from intervmerge.trial.exact import Engine, features
+from intervmerge.trial.graphs import StreamSteps
+from intervmerge.trial.stream import StreamEngine
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def distill(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     done: int = 0,
+    stopped: Collection[int] = (),
     step_bytes: int | None = None,
+    graphs: bool = False,
 ) -> Iterator[int]:
     """Train `interventions` in place; yields the step count at every rung, and at the end.
 
@@ -59,22 +63,60 @@ def distill(
         seed: of the order of batches.
         optimizer: `adam` of these interventions, perhaps with the state of the steps already done.
         done: steps that were done before; training goes on after them as if it had never stopped.
+        stopped: rows that are trained no further; looked at after every rung, so that the caller may add to them.
         step_bytes: of activations; tasks that do not fit together go one group after another, with equal gradients.
+        graphs: record the steps of the class stream; see graphs.py.
     """
     optimizer = optimizer or adam(interventions, training)
     order = batches(lesson.sizes, training.batch, training.steps, seed, lesson.limit)
     together = len(lesson.sizes)
     if step_bytes is not None:
         together = max(1, step_bytes // engine.step_bytes(training.batch, interventions.blocks[0]))
-    groups = [rows.tolist() for rows in torch.arange(len(lesson.sizes)).split(together)]
+    recorded = graphs and isinstance(engine, StreamEngine)
+
+    def prepared() -> list[tuple[list[int], Add]]:
+        """The rows that are trained on, so many at a time, and what adds their gradients."""
+        rest(optimizer, interventions, stopped)
+        rows = [row for row in range(len(lesson.sizes)) if row not in stopped]
+        groups = [rows[start : start + together] for start in range(0, len(rows), together)]
+        return [(group, _adding(engine, interventions, group, recorded)) for group in groups]
+
+    groups = prepared()
     for step, index in enumerate(order[done:], start=done + 1):
-        optimizer.zero_grad(set_to_none=True)
-        for rows in groups:
-            whose = None if len(groups) == 1 else rows
-            found = features(engine, interventions, Batch("adapt", index[rows]), whose)
-            targets = lesson.targets[index[rows].to(lesson.targets.device)]
-            loss = (found - targets).abs().mean(dim=(1, 2)).sum()
-            loss.backward()
+        optimizer.zero_grad(set_to_none=not recorded)  # a recording adds to the same tensors at every step
+        for rows, add in groups:
+            add(Batch("adapt", index[rows]), lesson.targets[index[rows].to(lesson.targets.device)])
         optimizer.step()
         if step in training.measured_steps:
             yield step
+            groups = prepared()
+
+
+Add = Callable[[Batch, Tensor], None]
+"""Adds the gradients of a batch, towards these targets, to those of the interventions."""
+
+
+def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], recorded: bool) -> Add:
+    if recorded:
+        assert isinstance(engine, StreamEngine)
+        return StreamSteps(engine, interventions, rows, distance)
+    whose = None if len(rows) == len(interventions.rows) else rows
+
+    def add(batch: Batch, targets: Tensor) -> None:
+        distance(features(engine, interventions, batch, whose), targets).backward()
+
+    return add
+
+
+def distance(found: Tensor, targets: Tensor) -> Tensor:
+    """L1 between features, both [rows, images, features]: the sum over rows of each row's own mean."""
+    return (found - targets).abs().mean(dim=(1, 2)).sum()
+
+
+def rest(optimizer: torch.optim.Optimizer, interventions: Interventions, stopped: Collection[int]) -> None:
+    """Leave rows as they are from here on: without gradient and without momentum Adam does not move them."""
+    for stack in interventions.stacks:
+        places = [place for place, row in enumerate(stack.rows) if row in stopped]
+        for parameter in stack.parameters():
+            if places and "exp_avg" in optimizer.state[parameter]:
+                optimizer.state[parameter]["exp_avg"][places] = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from statistics import fmean
@@ -15,6 +15,7 @@ from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
 from intervmerge.trial.batches import Batch, sizes
+from intervmerge.trial.bits import packed
 from intervmerge.trial.exact import Engine, features
 from intervmerge.trial.store import Store
 
@@ -30,6 +31,8 @@ class Score:
     total: int
     bias: float
     """Mean absolute difference from the teacher's feature, per element (Representation Surgery, arXiv:2402.02705)."""
+    right: str = ""
+    """Which images are classified as labelled: see trial/bits.py."""
 
     @property
     def accuracy(self) -> float:
@@ -62,6 +65,11 @@ class Rung:
     """Since the trial began; training and measuring."""
     measured_by: str
     """The engine whose forward gave the scores."""
+    again: tuple[str, ...] = ()
+    """Tasks whose scores were measured again by the exact engine, where that is not what gave them all."""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    """Tasks that are trained no further after this rung or an earlier one, and that one's steps; their scores are its
+    scores."""
 
     @property
     def accuracy(self) -> float:
@@ -93,11 +101,13 @@ def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
     labels = task.splits[split].labels
     assert labels is not None, "adapt has no labels to score by"
     chosen = task.logits(features).argmax(-1)
+    right = (chosen == labels.to(chosen.device)).cpu().numpy()
     return Score(
-        correct=int((chosen == labels.to(chosen.device)).sum()),
+        correct=int(right.sum()),
         agreeing=int((chosen == task.logits(teacher).argmax(-1)).sum()),
         total=len(labels),
         bias=float((features - teacher).abs().mean()),
+        right=packed(right),
     )
 
 

@@ -85,7 +85,7 @@ class ExactEngine:
         return images * shape.tokens * (shape.blocks - first) * SAVED * shape.width * 4
 
 
-def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[int] | None = None) -> Edit:
+def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> Edit:
     """Interventions as the edit of a walk: z [rows x images, tokens, width] with `lead`, (rows, images), unfolded.
 
     Args:

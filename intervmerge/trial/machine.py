@@ -27,6 +27,8 @@ class Machine:
     """GiB of activations a step; None is a quarter of the memory."""
     workers: int = 1
     """Processes that share the memory; each one's steps have their part."""
+    cuda_graphs: bool = False
+    """Record the class stream's steps on CUDA and replay them."""
 
     def __post_init__(self) -> None:
         if self.cache_gib is not None and self.cache_gib < 0:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +64,10 @@ class TrialResult:
     def seconds(self) -> float:
         """Training and measuring; what trials share is not counted."""
         return self.rungs[-1].seconds
+
+
+Choice = Callable[[Rung], Collection[str]]
+"""Tasks, chosen by what was measured."""
 
 
 class Bench:
@@ -131,10 +135,16 @@ class Bench:
         return self.stream if streams and training.engine != "exact" else self.exact
 
     def measure(
-        self, interventions: Interventions | None, split: str = "validation", engine: Engine | None = None
+        self,
+        interventions: Interventions | None,
+        split: str = "validation",
+        engine: Engine | None = None,
+        tasks: Collection[str] | None = None,
     ) -> dict[str, Score]:
-        """Scores by task of the base with interventions, or of the bare base; by the exact engine unless told."""
-        return measure_student(engine or self.exact, interventions, self.base.suite, split, self.teachers(split))
+        """Scores by task, these or all, of the base with interventions, or of the bare base; by the exact engine unless
+        told."""
+        suite = self.base.suite
+        return measure_student(engine or self.exact, interventions, suite, split, self.teachers(split), tasks)
 
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
@@ -161,13 +171,14 @@ def rungs(
     folder: Path | None = None,
     *,
     engine: Engine | None = None,
-    worthwhile: Callable[[Mapping[str, Score]], bool] = lambda scores: True,
+    goes_on: Choice = lambda rung: set(rung.scores),
+    worthwhile: Choice = lambda rung: set(rung.scores),
     step_bytes: int | None = None,
 ) -> Iterator[Rung]:
-    """Train `interventions` in place; at each rung measure, save, and yield.
+    """Train `interventions` in place; at each rung measure, save, and yield. Ends where no task goes on.
 
-    A trial that was stopped yields the rungs that `folder` holds, goes on after the last, and ends as it would have;
-    one that had ended yields them all. `unfinished.finish` forgets it, once its end is known.
+    A trial that was interrupted yields the rungs that `folder` holds, goes on after the last, and ends as it would
+    have; one that had ended yields them all. `unfinished.finish` forgets it, once its end is known.
 
     Args:
         bench: the merged base.
@@ -175,7 +186,8 @@ def rungs(
         interventions: untrained.
         folder: where interventions, and what is needed to go on, are written at every rung.
         engine: that trains and measures rungs; the bench's own choice by default.
-        worthwhile: whether these last scores, measured in the stream, are to be measured again by the exact engine.
+        goes_on: the tasks that are trained further after a rung that is not the last.
+        worthwhile: the tasks whose last scores, measured in the stream, are to be measured again by the exact engine.
         step_bytes: of activations; the machine's own by default.
     """
     engine = engine or bench.engine(config.training, interventions.rows[0][1])
@@ -188,6 +200,10 @@ def rungs(
     yield from measured
     done, before = (measured[-1].steps, measured[-1].seconds) if measured else (0, 0.0)
     began = time.perf_counter() - before
+    names = bench.base.suite.task_names
+    at_rest = {names.index(task) for task in measured[-1].stopped} if measured else set()
+    if len(at_rest) == len(names):
+        return
     training = distill(
         engine,
         interventions,
@@ -196,18 +212,47 @@ def rungs(
         config.seed,
         optimizer=optimizer,
         done=done,
+        stopped=at_rest,
         step_bytes=bench.machine.step_bytes if step_bytes is None else step_bytes,
+        graphs=bench.machine.cuda_graphs,
     )
     for steps in training:
-        ends, by = steps == config.training.steps, engine
-        scores = bench.measure(interventions, engine=engine)
-        if ends and engine is not bench.exact and worthwhile(scores):
-            scores, by = bench.measure(interventions), bench.exact
-        measured = [*measured, Rung(steps, scores, time.perf_counter() - began, by.name)]
+        rung = _measured(bench, engine, interventions, steps, measured[-1] if measured else None)
+        if steps < config.training.steps:
+            rung = _resting(rung, goes_on(rung))
+        elif engine is not bench.exact:
+            rung = _exactly(bench, interventions, rung, worthwhile(rung))
+        measured = [*measured, replace(rung, seconds=time.perf_counter() - began)]
+        at_rest.update(names.index(task) for task in rung.stopped)
         if folder is not None:
             interventions.save(folder / FILE)
             unfinished.put_aside(folder, whose, interventions, optimizer, measured)
         yield measured[-1]
+        if len(at_rest) == len(names):
+            return
+
+
+def _measured(bench: Bench, engine: Engine, interventions: Interventions, steps: int, before: Rung | None) -> Rung:
+    """A rung; a task that is trained no further keeps the scores of the rung before."""
+    stopped, scores = (before.stopped, before.scores) if before else ({}, {})
+    names = bench.base.suite.task_names
+    found = bench.measure(interventions, engine=engine, tasks=[task for task in names if task not in stopped])
+    return Rung(steps, {task: {**scores, **found}[task] for task in names}, 0.0, engine.name, stopped=stopped)
+
+
+def _resting(rung: Rung, going: Collection[str]) -> Rung:
+    """The same rung, after which no other tasks than these go on."""
+    stopping = {task: rung.steps for task in rung.scores if task not in going and task not in rung.stopped}
+    return replace(rung, stopped={**rung.stopped, **stopping})
+
+
+def _exactly(bench: Bench, interventions: Interventions, rung: Rung, tasks: Collection[str]) -> Rung:
+    """The same rung, these tasks measured again by the exact engine."""
+    again = [task for task in rung.scores if task in tasks and task not in rung.stopped]
+    scores = {**rung.scores, **(bench.measure(interventions, tasks=again) if again else {})}
+    if len(again) == len(scores):
+        return replace(rung, scores=scores, measured_by=bench.exact.name)
+    return replace(rung, scores=scores, again=tuple(again))
 
 
 def run_trial(

@@ -42,7 +42,7 @@ def accuracies(bench: Bench, config: TrialConfig, engine: str, steps: int) -> tu
     config = replace(config, training=training)
     chosen = bench.engine(training, bench.place(config))
     interventions = bench.start(bench.place(config), config.seed, chosen)
-    rung = list(rungs(bench, config, interventions, engine=chosen, worthwhile=lambda scores: False))[-1]
+    rung = list(rungs(bench, config, interventions, engine=chosen, worthwhile=lambda rung: ()))[-1]
     return rung.accuracy, mean_accuracy(bench.measure(interventions))
 
 
