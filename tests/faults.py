@@ -32,6 +32,7 @@ from intervmerge.interventions import Interventions
 from intervmerge.search.journal import JOURNAL, Journal
 from intervmerge.search.layout import TRIALS, trial_folder
 from intervmerge.search.study import load_study
+from intervmerge.tracking.records import ENDED
 from intervmerge.tracking.runs import NUMBER, local_uri
 from intervmerge.trial.run import FILE
 
@@ -44,7 +45,9 @@ intervention:
   rank: {low: 1, high: 4}
   blocks: {choices: [all, mask]}
   slice_width: {choices: ["1/1", "1/6"]}
+search: {stopping: task}
 """
+RUNGS = [20, 60, 120]
 FAULTS = ("actor", "locked", "disk", "server", "kills")
 PROGRAM = str(Path(sys.executable).with_name("intervmerge-search"))
 
@@ -166,7 +169,7 @@ class Faulty:
         """Complete trials so far."""
         if not self.written:
             return 0
-        return sum(record.state == "complete" for record in Journal(self.folder).records())
+        return sum(record.state in ENDED for record in Journal(self.folder).records())
 
 
 @contextmanager
@@ -242,19 +245,20 @@ def second_search(study: Faulty) -> str:
 def violations(study: Faulty) -> list[str]:
     """What is wrong with a study that has ended; nothing should be."""
     record, wrong = load_study(study.folder).record, []
-    keys = [json.dumps([dict(t.intervention), dict(t.training), t.seed], sort_keys=True) for t in record.complete]
+    keys = [json.dumps([dict(t.intervention), dict(t.training), t.seed], sort_keys=True) for t in record.ended]
     if len(keys) != study.trials or len(set(keys)) != len(keys):
         wrong.append(f"{len(keys)} complete trials, {len(set(keys))} of them different, for {study.trials}")
     # an empty mask edits nothing, and is told as pruned
-    if others := {t.state for t in record.trials} - {"complete", "duplicate", "pruned"}:
+    if others := {t.state for t in record.trials} - {*ENDED, "duplicate", "pruned"}:
         wrong.append(f"trials {sorted(others)}")
-    for trial in record.complete:
+    for trial in record.ended:
         file = trial_folder(study.folder, trial.number) / FILE
         Interventions.load(file)
         if sha256(file.read_bytes()).hexdigest() != trial.sha256:
             wrong.append(f"trial {trial.number}: its file is not that of its record")
-        if [rung.steps for rung in trial.rungs] != [20, 60, 120]:
-            wrong.append(f"trial {trial.number}: rungs {[rung.steps for rung in trial.rungs]}")
+        steps = [rung.steps for rung in trial.rungs]
+        if steps != RUNGS[: len(steps)] or (trial.state == "stopped") != (steps != RUNGS):
+            wrong.append(f"trial {trial.number}: {trial.state} with rungs {steps}")
     if stray := [p.name for p in (study.folder / TRIALS).glob("*/*") if p.name != FILE]:
         wrong.append(f"left behind: {sorted(stray)}")
     running = Journal(study.folder).study.get_trials(states=[optuna.trial.TrialState.RUNNING])

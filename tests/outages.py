@@ -22,6 +22,7 @@ from faults import Faulty, check, descendants, end, started, wait_for
 from intervmerge.search.journal import Journal
 from intervmerge.search.layout import trial_folder
 from intervmerge.search.views import MLFLOW
+from intervmerge.tracking.records import ENDED
 from intervmerge.trial.run import FILE
 
 Say = Callable[[str], None]
@@ -74,7 +75,7 @@ def finished(study: Faulty) -> dict[int, tuple[object, ...]]:
     """Complete trials: their records, and when and where their files were written."""
     if not study.written:
         return {}
-    trials = [record for record in Journal(study.folder).records() if record.state == "complete"]
+    trials = [record for record in Journal(study.folder).records() if record.state in ENDED]
     files = {t.number: (trial_folder(study.folder, t.number) / FILE).stat() for t in trials}
     return {t.number: (t.rungs, t.sha256, files[t.number].st_ino, files[t.number].st_mtime_ns) for t in trials}
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from intervmerge.tracking.composed import BUDGETS, budget_of
-from intervmerge.tracking.records import Record, Scores, StudyRecord, accuracy, in_words
+from intervmerge.tracking.records import ENDED, Record, Scores, StudyRecord, accuracy, in_words
 from intervmerge.tracking.spread import Spread
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Screen:
         self._study = study
         if record.state == "failed":
             self._print(f"trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
-        elif record.state == "complete" and self._live is None:
-            words = study.words(record)
-            self._print(f"trial {record.number} done: {100 * accuracy(record.scores):.1f} % "
+        elif record.state in ENDED and self._live is None:
+            words, what = study.words(record), ENDED[record.state]
+            self._print(f"trial {record.number} {what}: {100 * accuracy(record.scores):.1f} % "
                         f"with {record.extra_params:,} parameters: {words}")  # fmt: skip
             self._print(self._counts())
             self._print("best so far: " + at_budgets(study))
@@ -97,8 +97,7 @@ class Screen:
     def _counts(self) -> str:
         study = self._study
         assert study is not None
-        states = [trial.state for trial in study.trials]
-        done, failed = states.count("complete"), states.count("failed")
+        done, failed = len(study.ended), len(study.trained) - len(study.ended)
         trained = done + failed - self._done_before
         left = ""
         if trained:
@@ -145,7 +144,7 @@ def print_front(study: Study) -> None:
     record = study.record
     console = Console()
     console = console if console.is_terminal else Console(width=170)
-    table = Table(title=f"{record.name}: front of {len(record.complete)} trials", caption=record.caption)
+    table = Table(title=f"{record.name}: front of {len(record.ended)} trials", caption=record.caption)
     over_seeds = OVER_SEEDS if any(trial.repeats for trial in record.front) else ()
     blank = [""] * len(over_seeds)
     for name in ("trial", "validation %", "test %", *over_seeds, "extra parameters"):

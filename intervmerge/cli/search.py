@@ -94,7 +94,7 @@ def _search(prepared: Prepared, quiet: bool) -> int:
         if isinstance(screen, Screen):
             screen.close()
     print_front(study)
-    return 0 if study.record.complete else 1
+    return 0 if study.record.ended else 1
 
 
 def plans(chosen: argparse.Namespace) -> list[SearchPlan]:

@@ -31,8 +31,8 @@ stopped: all were. failed: ended by an error. pruned: over the budget of paramet
 an earlier one, never trained. running: not ended yet, or the study was."""
 
 
-ENDED = ("complete", "partial", "stopped")
-"""The states of a trial that was trained as far as it is to be."""
+ENDED = {"complete": "done", "partial": "done, some tasks stopped", "stopped": "stopped at a rung"}
+"""The states of a trial that was trained as far as it is to be, in words."""
 
 
 @dataclass(frozen=True)
