@@ -167,7 +167,7 @@ def main() -> None:
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
     second.caches.split("validation")
-    known = sha256(f"{first.base.fingerprint} {asdict(space)}".encode()).hexdigest()[:12]
+    known = sha256(f"{first.base.fingerprint} {asdict(space.training)}".encode()).hexdigest()[:12]
     lines = chosen.work / f"{known}.jsonl"
     chosen.work.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
