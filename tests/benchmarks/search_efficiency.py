@@ -69,6 +69,8 @@ VARIANTS: Mapping[str, Variant | None] = {
     "all, gp": Variant(sampler="gp", priors="paper", composed=True, stopping="task", rungs=(25,)),
 }
 """Variant by name; None is `today`."""
+PLOTTED = ("today", "nothing twice", "priors", "composed", "composed, rung 25, tasks", "all but stopping", "all")
+"""More lines than these cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def plot(traces: Mapping[str, list[list[Point]]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name, runs in traces.items():
+    for name, runs in ((name, traces[name]) for name in PLOTTED if name in traces):
         grid = np.geomspace(15_000, max(run[-1].images for run in runs), 200)
         values = []
         for run in runs:
@@ -261,7 +263,7 @@ def plot(traces: Mapping[str, list[list[Point]]], path: Path) -> None:
     axes.set_xlabel("student images processed, training and measuring")
     axes.set_ylabel("hypervolume on test, % of its maximum")
     axes.set_title("mini8, a stand-in: recorded trials replayed, median and quartiles over seeds", fontsize=10)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
