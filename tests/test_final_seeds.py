@@ -16,7 +16,7 @@ import optuna
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from torch import Tensor
+from narrow import Narrow
 
 from intervmerge.cli.dry_run import FINALISTS, _trainings
 from intervmerge.cli.main import main as intervmerge
@@ -33,7 +33,6 @@ from intervmerge.search.space import SearchSettings
 from intervmerge.search.study import SETTINGS, load_study
 from intervmerge.search.worker import Seat, features, fill_caches
 from intervmerge.settings import read_settings
-from intervmerge.suites.encoder import Edit
 from intervmerge.suites.suite import Suite, sha256_of
 from intervmerge.tracking.plots import payload, write_png
 from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
@@ -42,10 +41,8 @@ from intervmerge.tracking.runs import NUMBER, local_uri
 from intervmerge.tracking.spread import Gain, bootstrap, gain, spread_of
 from intervmerge.tracking.tables import error_bars, front_rows
 from intervmerge.trial import unfinished
-from intervmerge.trial.batches import Batch
 from intervmerge.trial.bits import packed, unpacked
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.exact import ExactEngine
 from intervmerge.trial.machine import GIB, Machine
 from intervmerge.trial.merged import merge
 from intervmerge.trial.run import FILE, Bench, rungs
@@ -462,17 +459,6 @@ def test_a_half_trained_repeat_goes_on_and_ends_as_it_would_have(studied: Path, 
     assert (place / unfinished.FILE).is_file()
     went_on = train_again(base, tensors, seat, finalist, 1)
     assert replace(went_on, seconds=0) == replace(known, seconds=0)
-
-
-class Narrow(ExactEngine):
-    """An engine on a device that has memory to train so many tasks at once."""
-
-    most = 1
-
-    def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
-        if torch.is_grad_enabled() and len(batch.index) > self.most:
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(batch.index)} tasks")
-        return super().walk(batch, edit, first)
 
 
 @pytest.mark.parametrize("most", [1, 0])

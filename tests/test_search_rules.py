@@ -19,7 +19,7 @@ import optuna
 import pytest
 import torch
 from faults import descendants, kill_and_resume, world
-from torch import Tensor
+from narrow import Narrow
 
 from intervmerge.cli.search import main as search
 from intervmerge.errors import IntervMergeError
@@ -39,13 +39,11 @@ from intervmerge.search.warm_start import locate, take_over
 from intervmerge.search.watch import Silence
 from intervmerge.search.worker import Seat, Worker, is_out_of_memory
 from intervmerge.settings import read_settings
-from intervmerge.suites.encoder import Architecture, Edit
+from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.tracking.records import Counts, Record, RungRecord, StudyRecord
 from intervmerge.trial import unfinished
-from intervmerge.trial.batches import Batch
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.exact import ExactEngine
 from intervmerge.trial.machine import GIB, Machine
 from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.run import FILE, Bench
@@ -495,17 +493,6 @@ def test_memory_that_this_machine_refuses_is_an_error_of_memory() -> None:
     with pytest.raises(RuntimeError) as refused:
         torch.empty(2**50)
     assert is_out_of_memory(refused.value)
-
-
-class Narrow(ExactEngine):
-    """An engine on a device that has memory to train so many tasks at once."""
-
-    most = 1
-
-    def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
-        if torch.is_grad_enabled() and len(batch.index) > self.most:
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {len(batch.index)} tasks")
-        return super().walk(batch, edit, first)
 
 
 def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker:

@@ -88,8 +88,10 @@ def distill(
             add(Batch("adapt", index[rows]), lesson.targets[index[rows].to(lesson.targets.device)])
         optimizer.step()
         if step in training.measured_steps:
+            before = len(stopped)
             yield step
-            groups = prepared()
+            if len(stopped) > before:
+                groups = prepared()
 
 
 Add = Callable[[Batch, Tensor], None]
