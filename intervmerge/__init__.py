@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intervmerge import interventions, merging, pareto
+    from intervmerge.bases.merged import MergedBase, merge
     from intervmerge.bundle import Bundle, export, load_bundle
     from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params
     from intervmerge.merging import TaskVector, analogy, task_vector
     from intervmerge.recorded import load_recorded
     from intervmerge.search.run import run_search
-    from intervmerge.search.study import Study, load_study
+    from intervmerge.study.study import Study, load_study
     from intervmerge.suites.suite import Suite, load_suite
     from intervmerge.trial.config import TrainingConfig, TrialConfig
-    from intervmerge.trial.merged import MergedBase, merge
     from intervmerge.trial.run import Bench, TrialResult, run_trial
 
 _HOMES = {
@@ -34,15 +34,15 @@ _HOMES = {
     "load_suite": "intervmerge.suites.suite",
     "TrainingConfig": "intervmerge.trial.config",
     "TrialConfig": "intervmerge.trial.config",
-    "MergedBase": "intervmerge.trial.merged",
-    "merge": "intervmerge.trial.merged",
+    "MergedBase": "intervmerge.bases.merged",
+    "merge": "intervmerge.bases.merged",
     "Bench": "intervmerge.trial.run",
     "TrialResult": "intervmerge.trial.run",
     "run_trial": "intervmerge.trial.run",
     "pareto": "intervmerge.pareto",
     "load_recorded": "intervmerge.recorded",
-    "Study": "intervmerge.search.study",
-    "load_study": "intervmerge.search.study",
+    "Study": "intervmerge.study.study",
+    "load_study": "intervmerge.study.study",
     "run_search": "intervmerge.search.run",
     "Bundle": "intervmerge.bundle",
     "export": "intervmerge.bundle",

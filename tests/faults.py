@@ -29,12 +29,12 @@ import optuna
 from odd_suite import write_odd_suite
 
 from intervmerge.interventions import Interventions
-from intervmerge.search.journal import JOURNAL, Journal
-from intervmerge.search.layout import TRIALS, trial_folder
-from intervmerge.search.study import load_study
-from intervmerge.tracking.records import ENDED
-from intervmerge.tracking.runs import NUMBER, local_uri
+from intervmerge.records.records import ENDED
+from intervmerge.study.journal import JOURNAL, Journal
+from intervmerge.study.layout import TRIALS, trial_folder
+from intervmerge.study.study import load_study
 from intervmerge.trial.run import FILE
+from intervmerge.views.runs import NUMBER, local_uri
 
 SPACE = """\
 suite: nowhere

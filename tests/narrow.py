@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intervmerge.engines.batches import Batch
+from intervmerge.engines.exact import ExactEngine
 from intervmerge.suites.encoder import Edit
-from intervmerge.trial.batches import Batch
-from intervmerge.trial.exact import ExactEngine
 
 
 class Narrow(ExactEngine):

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from faults import Faulty, check, descendants, end, started, wait_for
 
-from intervmerge.search.journal import Journal
-from intervmerge.search.layout import trial_folder
+from intervmerge.records.records import ENDED
 from intervmerge.search.views import MLFLOW
-from intervmerge.tracking.records import ENDED
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import trial_folder
 from intervmerge.trial.run import FILE
 
 Say = Callable[[str], None]

@@ -15,15 +15,15 @@ import torch
 from odd_suite import SHAPE, TASKS, save
 from torch import Tensor
 
+from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.bundle import Bundle, export, load_bundle
 from intervmerge.bundle.model import WEIGHTS
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import InterventionConfig, Interventions
+from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
 from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, sha256_of
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import Score, measure_student
-from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, run_trial
 

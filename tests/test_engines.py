@@ -14,23 +14,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines import storages
+from intervmerge.engines.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
+from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
+from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.graphs import Replayed
+from intervmerge.engines.storages import STORAGES
+from intervmerge.engines.store import InProcessStore, MappedStore
+from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import FORMULAS, InterventionConfig, Interventions
+from intervmerge.machine import Machine
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
-from intervmerge.trial import storages
-from intervmerge.trial.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
-from intervmerge.trial.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import adam, distill
-from intervmerge.trial.exact import Engine, features
-from intervmerge.trial.graphs import Replayed
-from intervmerge.trial.machine import Machine
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench, run_trial, rungs
-from intervmerge.trial.storages import STORAGES
-from intervmerge.trial.store import InProcessStore, MappedStore
-from intervmerge.trial.stream import StreamEngine
 
 BLOCKS = 5
 SETS = [blocks for size in (1, 2) for blocks in itertools.combinations((BLOCKS - 2, BLOCKS - 1), size)]

@@ -18,34 +18,34 @@ import torch
 from mlflow.tracking import MlflowClient
 from narrow import Narrow
 
+from intervmerge.bases.merged import merge
 from intervmerge.cli.dry_run import FINALISTS, _trainings
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
 from intervmerge.errors import ConfigError
+from intervmerge.machine import GIB, Machine
 from intervmerge.pareto import Floats
+from intervmerge.records.bits import packed, unpacked
+from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
+from intervmerge.records.repeats import Repeat, pooled
+from intervmerge.records.spread import Gain, bootstrap, gain, spread_of
 from intervmerge.search.finalists import train_again, within_memory
-from intervmerge.search.journal import Journal
-from intervmerge.search.layout import repeat_folder, trial_folder
 from intervmerge.search.plan import SearchPlan
 from intervmerge.search.run import is_whole
-from intervmerge.search.session import ray_session
-from intervmerge.search.space import SearchSettings
-from intervmerge.search.study import SETTINGS, load_study
-from intervmerge.search.worker import Seat, features, fill_caches
 from intervmerge.settings import read_settings
+from intervmerge.space.space import SearchSettings
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.study.study import SETTINGS, load_study
 from intervmerge.suites.suite import Suite, sha256_of
-from intervmerge.tracking.plots import payload, write_png
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
-from intervmerge.tracking.repeats import Repeat, pooled
-from intervmerge.tracking.runs import NUMBER, local_uri
-from intervmerge.tracking.spread import Gain, bootstrap, gain, spread_of
-from intervmerge.tracking.tables import error_bars, front_rows
 from intervmerge.trial import unfinished
-from intervmerge.trial.bits import packed, unpacked
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.machine import GIB, Machine
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.views.plots import payload, write_png
+from intervmerge.views.runs import NUMBER, local_uri
+from intervmerge.views.tables import error_bars, front_rows
+from intervmerge.workers.session import ray_session
+from intervmerge.workers.worker import Seat, features, fill_caches
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

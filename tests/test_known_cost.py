@@ -13,18 +13,18 @@ import pytest
 import torch
 from odd_suite import TASKS as CLASSES
 
+from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig, Interventions
-from intervmerge.search.known_cost import MARGIN, STOPPING, Bars, bars, error_of_difference
-from intervmerge.search.sampling import Sampling, text_of
-from intervmerge.search.space import read_space
-from intervmerge.search.worker import Seat, Worker
+from intervmerge.machine import Machine
+from intervmerge.records.known_cost import MARGIN, STOPPING, Bars, bars, error_of_difference
+from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord
+from intervmerge.space.sampling import Sampling, text_of
+from intervmerge.space.space import read_space
 from intervmerge.suites.suite import Suite, load_suite
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import Rung
-from intervmerge.trial.machine import Machine
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.workers.worker import Seat, Worker
 
 STEPS = TrialConfig(training=TrainingConfig(steps=6, batch=8, rungs=(2, 4)))
 TASKS = tuple(CLASSES)

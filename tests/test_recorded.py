@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import intervmerge as im
-from intervmerge.search.sampling import Sampling, text_of
-from intervmerge.search.space import read_space
+from intervmerge.space.sampling import Sampling, text_of
+from intervmerge.space.space import read_space
 from intervmerge.suites.suite import load_suite
 
 SEEDS, RUNGS = (0, 1, 2), (25, 50, 100)

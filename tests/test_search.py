@@ -22,19 +22,20 @@ import torch
 from intervmerge.bundle import export, load_bundle
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
+from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
-from intervmerge.search.interrupt import Interrupt
-from intervmerge.search.journal import JOURNAL, Journal, locked
-from intervmerge.search.sampling import SAMPLERS, Sampling
-from intervmerge.search.session import ray_session
-from intervmerge.search.space import read_space, schema, shipped
-from intervmerge.search.study import VIEWS, Study, check_folder, load_study
+from intervmerge.records.records import accuracy
+from intervmerge.search.views import VIEWS
+from intervmerge.space.sampling import SAMPLERS, Sampling
+from intervmerge.space.space import read_space, schema, shipped
+from intervmerge.study.journal import JOURNAL, Journal, locked
+from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
-from intervmerge.tracking.records import accuracy
-from intervmerge.tracking.runs import NUMBER, PARENT, local_uri
-from intervmerge.trial.stream import STREAM_ERROR
+from intervmerge.views.runs import NUMBER, PARENT, local_uri
+from intervmerge.workers.interrupt import Interrupt
+from intervmerge.workers.session import ray_session
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -502,7 +503,7 @@ def test_ctrl_c_keeps_what_is_done_writes_a_front_and_the_same_command_goes_on(
 
 
 def test_paper_protocol_adapts_to_the_test_images_and_says_so(odd: Suite) -> None:
-    from intervmerge.trial.protocol import under
+    from intervmerge.suites.protocol import under
 
     task = under(odd, "paper").tasks[0]
     assert torch.equal(task.splits["adapt"].pixels, odd.tasks[0].splits["test"].pixels)

@@ -21,33 +21,33 @@ import torch
 from faults import descendants, kill_and_resume, world
 from narrow import Narrow
 
+from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.cli.search import main as search
 from intervmerge.errors import IntervMergeError
 from intervmerge.interventions import InterventionConfig, Interventions
-from intervmerge.search import stopping
-from intervmerge.search.journal import Journal
-from intervmerge.search.layout import trial_folder
+from intervmerge.machine import GIB, Machine
+from intervmerge.records import ending as stopping
+from intervmerge.records.ending import FAILURES, GROWTH, Stopping, hung_after, stalled
+from intervmerge.records.records import Counts, Record, RungRecord, StudyRecord
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
-from intervmerge.search.samplers import ASKS, CHEAPER, SAMPLERS, Pace
-from intervmerge.search.sampling import Sampling
 from intervmerge.search.searcher import LISTED, OptunaSearcher
-from intervmerge.search.session import ray_session
-from intervmerge.search.space import read_space
-from intervmerge.search.stopping import FAILURES, GROWTH, Stopping, hung_after, stalled
-from intervmerge.search.study import Study, load_study, settings_of, take_up
-from intervmerge.search.warm_start import locate, take_over
 from intervmerge.search.watch import Silence
-from intervmerge.search.worker import Seat, Worker, is_out_of_memory
 from intervmerge.settings import read_settings
+from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, Pace
+from intervmerge.space.sampling import Sampling
+from intervmerge.space.space import read_space
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import trial_folder
+from intervmerge.study.study import Study, load_study, settings_of, take_up
+from intervmerge.study.warm_start import locate, take_over
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
-from intervmerge.tracking.records import Counts, Record, RungRecord, StudyRecord
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.machine import GIB, Machine
-from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.run import FILE, Bench
 from intervmerge.trial.unfinished import write_whole
+from intervmerge.workers.session import ray_session
+from intervmerge.workers.worker import Seat, Worker, is_out_of_memory
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from intervmerge.errors import BuildError
-from intervmerge.suite_build import sources
+from intervmerge.suite_build.drawing import sources
+from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.stages import kept, recipe_hash, stream
-from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.training import Lesson, TrainingSetting, lesson_loss, pace, shifted, train
 from intervmerge.suite_build.write import Part, task_vector, write_suite
 from intervmerge.suites.encoder import Architecture, Encoder
@@ -207,7 +207,7 @@ def test_splits_share_no_image(task: Task) -> None:
 @needs_sources
 @pytest.mark.parametrize("alphabet", ["LATIN", "CYRILLIC", "DIGITS"])
 def test_no_family_of_typefaces_is_on_both_sides(alphabet: str) -> None:
-    from intervmerge.suite_build import glyphs
+    from intervmerge.suite_build.drawing import glyphs
 
     characters = getattr(glyphs, alphabet)
     train_side, test_side = (
@@ -220,7 +220,7 @@ def test_no_family_of_typefaces_is_on_both_sides(alphabet: str) -> None:
 
 @needs_sources
 def test_regions_of_photographs_belong_to_one_split() -> None:
-    from intervmerge.suite_build import photos
+    from intervmerge.suite_build.drawing import photos
 
     for name in photos.PHOTOGRAPHS:
         owned = [{cell.tobytes() for cell in photos.regions(name, split)} for split in ("train", *SPLIT_SIZES)]

@@ -22,12 +22,12 @@ from pydantic import ValidationError
 
 from intervmerge import pareto
 from intervmerge.errors import ConfigError
-from intervmerge.search.journal import Journal
-from intervmerge.tracking.composed import BUDGETS, budget_of
-from intervmerge.tracking.plots import MEASURES, PLACEHOLDER, TEMPLATE, short, spread, write_html, write_png
-from intervmerge.tracking.records import OBJECTIVES, Counts, Record, RungRecord, StudyRecord, accuracy, agreement
-from intervmerge.tracking.runs import flat, growth
-from intervmerge.tracking.tables import NOTHING, composed_rows, mean_optimism, write_front
+from intervmerge.records.composed import BUDGETS, budget_of
+from intervmerge.records.records import OBJECTIVES, Counts, Record, RungRecord, StudyRecord, accuracy, agreement
+from intervmerge.study.journal import Journal
+from intervmerge.views.plots import MEASURES, PLACEHOLDER, TEMPLATE, short, spread, write_html, write_png
+from intervmerge.views.runs import flat, growth
+from intervmerge.views.tables import NOTHING, composed_rows, mean_optimism, write_front
 
 TASKS = ("digits", "flags")
 EVERYWHERE = {"formula": "noreft", "rank": 4, "blocks": list(range(12)), "token": "class", "slice_width": 96,
@@ -449,7 +449,7 @@ def test_a_picture_is_the_same_when_drawn_again(tmp_path: Path) -> None:
 
 
 def test_importing_the_plots_loads_no_matplotlib() -> None:
-    code = "import intervmerge.tracking.plots, sys; print('matplotlib' in sys.modules)"
+    code = "import intervmerge.views.plots, sys; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

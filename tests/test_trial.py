@@ -11,17 +11,17 @@ from odd_suite import TASKS, save
 from safetensors.torch import load_file
 from torch import Tensor
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines.batches import Batch, batches, sizes
+from intervmerge.engines.caches import NO_CACHES
+from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
-from intervmerge.trial.batches import Batch, batches, sizes
-from intervmerge.trial.caches import NO_CACHES
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
 from intervmerge.trial.evaluate import mean_accuracy
-from intervmerge.trial.exact import features
-from intervmerge.trial.merged import merge
 from intervmerge.trial.moments import moments
 from intervmerge.trial.run import FILE, Bench, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep

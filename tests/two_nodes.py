@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from intervmerge.search.session import ENVIRONMENT
+from intervmerge.workers.session import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
 os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of the process that ran this
@@ -20,10 +20,10 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-from intervmerge.search.object_store import share
+from intervmerge.bases.merged import merge
 from intervmerge.search.run import run_search
 from intervmerge.suites.suite import load_suite
-from intervmerge.trial.merged import merge
+from intervmerge.workers.object_store import share
 
 
 @ray.remote(num_cpus=0)

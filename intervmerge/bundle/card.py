@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from intervmerge.bundle.model import BundleFile, Origin
+from intervmerge.records.records import Scores, StudyRecord, accuracy, in_words
 from intervmerge.suites.suite import SuiteFile
-from intervmerge.tracking.records import Scores, StudyRecord, accuracy, in_words
-from intervmerge.tracking.tables import NOTHING
+from intervmerge.views.tables import NOTHING
 
 
 def card(file: BundleFile, record: StudyRecord, suite: SuiteFile, name: str) -> str:

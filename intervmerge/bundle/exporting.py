@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+from intervmerge.bases.merged import MergedBase
 from intervmerge.bundle.card import card
 from intervmerge.bundle.model import (
     HEADS,
@@ -27,12 +28,11 @@ from intervmerge.bundle.model import (
 )
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import Interventions
-from intervmerge.search.layout import trial_folder
+from intervmerge.records.composed import Mixture
+from intervmerge.records.records import Record, StudyRecord
+from intervmerge.study.layout import trial_folder
 from intervmerge.suites.checkpoints import write_state
 from intervmerge.suites.suite import Suite, sha256_of
-from intervmerge.tracking.composed import Mixture
-from intervmerge.tracking.records import Record, StudyRecord
-from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 CARD = "README.md"

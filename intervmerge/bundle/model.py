@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intervmerge.engines.caches import autocast
+from intervmerge.engines.exact import edit_of
 from intervmerge.errors import CheckpointError, ConfigError, nearest
 from intervmerge.interventions import Interventions
+from intervmerge.machine import find_device
+from intervmerge.records.records import Counts, accuracy
 from intervmerge.settings import read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
-from intervmerge.tracking.records import Counts, accuracy
-from intervmerge.trial.caches import autocast
-from intervmerge.trial.exact import edit_of
-from intervmerge.trial.machine import find_device
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 VERSION = 1

@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from intervmerge.bases.merged import MergedBase
     from intervmerge.suites.suite import Suite
-    from intervmerge.trial.merged import MergedBase
 
 RULE_SETTINGS = {
     "scaling": (float, "λ of the task vectors"),
@@ -60,9 +60,9 @@ def open_suite(chosen: argparse.Namespace) -> Suite:
 
 def choose_base(chosen: argparse.Namespace, suite: Suite) -> MergedBase:
     """The base that the flags name; with --rule auto, the best of a sweep, which is printed."""
+    from intervmerge.bases.merged import merge
     from intervmerge.cli.tables import print_sweep
     from intervmerge.errors import ConfigError
-    from intervmerge.trial.merged import merge
     from intervmerge.trial.sweep import best, sweep
 
     settings: dict[str, Any] = {name: getattr(chosen, name) for name in RULE_SETTINGS}

@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
+from intervmerge.engines.caches import FEWEST, plan_caches
+from intervmerge.machine import Machine
 from intervmerge.search.plan import Prepared, choose_base
-from intervmerge.search.sampling import DRAWS, Drawn
-from intervmerge.search.space import SearchSettings
 from intervmerge.search.watch import Silence
+from intervmerge.space.sampling import DRAWS, Drawn
+from intervmerge.space.space import SearchSettings
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite
-from intervmerge.trial.caches import FEWEST, plan_caches
 from intervmerge.trial.distill import distill
-from intervmerge.trial.machine import Machine
 from intervmerge.trial.run import Bench
 
 FINALISTS = 12
@@ -58,7 +58,7 @@ def _size(prepared: Prepared) -> list[str]:
 
 def _cost(prepared: Prepared) -> list[str]:
     """Expected seconds of trials, from one of each engine timed on a few images with the threads of one worker."""
-    from intervmerge.search.worker import cores  # imports Ray, which is slow
+    from intervmerge.workers.worker import cores  # imports Ray, which is slow
 
     sampling = prepared.sampling
     drawn = [d for d in sampling.sample(DRAWS) if d is not None]

@@ -27,7 +27,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Export, and say what was written and how to load it."""
     from intervmerge.bundle import export
     from intervmerge.bundle.card import loading
-    from intervmerge.search.study import load_study
+    from intervmerge.study.study import load_study
 
     study = load_study(chosen.study)
     bundle = export(

@@ -25,8 +25,8 @@ def run(chosen: argparse.Namespace) -> int:
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores
+    from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.checkpoints import write_state
-    from intervmerge.trial.caches import NO_CACHES
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench
 

@@ -16,11 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
-    from intervmerge.cli.screen import Screen, print_front
-    from intervmerge.search.journal import JOURNAL, locked
-    from intervmerge.search.journal_file import mend
-    from intervmerge.search.study import load_study
     from intervmerge.search.views import report
+    from intervmerge.study.journal import JOURNAL, locked
+    from intervmerge.study.journal_file import mend
+    from intervmerge.study.study import load_study
+    from intervmerge.views.screen import Screen, print_front
 
     load_study(chosen.study)  # refused here where there is none
     with locked(chosen.study):

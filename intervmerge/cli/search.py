@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
     parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
-    parser.add_argument("--stopping", help="at a rung: none, trial, task (search/known_cost.py)")
+    parser.add_argument("--stopping", help="at a rung: none, trial, task (records/known_cost.py)")
     parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
@@ -83,9 +83,9 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _search(prepared: Prepared, quiet: bool) -> int:
-    from intervmerge.cli.screen import Screen, print_front
     from intervmerge.search.run import search
     from intervmerge.search.watch import Silence
+    from intervmerge.views.screen import Screen, print_front
 
     screen = Silence() if quiet else Screen()
     try:
@@ -100,7 +100,7 @@ def _search(prepared: Prepared, quiet: bool) -> int:
 def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
     """One plan a base."""
     from intervmerge.search.plan import SearchPlan
-    from intervmerge.search.space import find_space, read_space
+    from intervmerge.space.space import find_space, read_space
 
     given = {name: value for name, value in vars(chosen).items() if name not in ("dry_run", "quiet", "base")}
     if given["time_budget"] is not None:

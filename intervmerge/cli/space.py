@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print what was asked for."""
-    from intervmerge.search.space import schema, shipped
+    from intervmerge.space.space import schema, shipped
 
     if chosen.action == "schema":
         print(json.dumps(schema(), indent=2))

@@ -57,8 +57,8 @@ def _build(chosen: argparse.Namespace) -> int:
     import torch
     from rich.progress import Progress, TaskID
 
+    from intervmerge.machine import cache_folder
     from intervmerge.suite_build.build import build_mini8
-    from intervmerge.trial.machine import cache_folder
 
     torch.set_num_threads(chosen.threads)
     work = chosen.work or cache_folder() / "mini8-build"
@@ -78,8 +78,8 @@ def _build(chosen: argparse.Namespace) -> int:
 def _table(folder: Path) -> int:
     """The table of accuracies that a build ends with: bases on validation, models on test."""
     from intervmerge.cli.tables import print_scores, print_sweep
+    from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.suite import load_suite
-    from intervmerge.trial.caches import NO_CACHES
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench
     from intervmerge.trial.sweep import best, sweep

@@ -49,8 +49,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Merge, train, print."""
     config = _config(chosen)
     suite = open_suite(chosen)
+    from intervmerge.engines.batches import check_batch, sizes
     from intervmerge.interventions import place
-    from intervmerge.trial.batches import check_batch, sizes
 
     shape = suite.architecture  # refuse what does not fit before the sweep takes its time
     place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
@@ -58,10 +58,10 @@ def run(chosen: argparse.Namespace) -> int:
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores
-    from intervmerge.trial.machine import Machine, cache_folder
+    from intervmerge.engines.store import MappedStore
+    from intervmerge.machine import Machine, cache_folder
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench, run_trial
-    from intervmerge.trial.store import MappedStore
 
     machine = Machine(
         device=chosen.device,

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Start MLflow's server and wait until it ends."""
-    from intervmerge.cli.screen import Screen
-    from intervmerge.search.study import load_study
     from intervmerge.search.views import report
-    from intervmerge.tracking.runs import DATABASE, local_uri
+    from intervmerge.study.study import load_study
+    from intervmerge.views.runs import DATABASE, local_uri
+    from intervmerge.views.screen import Screen
 
     study = load_study(chosen.study or newest())
     if not (study.folder / DATABASE).is_file():

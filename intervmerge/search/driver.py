@@ -13,24 +13,24 @@ import ray
 from ray import tune
 from ray.tune import TuneError
 
+from intervmerge.bases.merged import MergedBase
 from intervmerge.errors import ConfigError, IntervMergeError
-from intervmerge.search.disk import plainly
+from intervmerge.machine import Machine
+from intervmerge.records.ending import Stopping, hung_after
+from intervmerge.records.records import Record, Scores
 from intervmerge.search.finalists import Crew, repeat_finalists
-from intervmerge.search.interrupt import Interrupt
-from intervmerge.search.layout import trial_folder
-from intervmerge.search.object_store import put, share
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
-from intervmerge.search.stopping import Stopping, hung_after
-from intervmerge.search.study import Study
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
-from intervmerge.search.watchdog import Watchdog
-from intervmerge.search.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
-from intervmerge.tracking.records import Record, Scores
+from intervmerge.study.disk import plainly
+from intervmerge.study.layout import trial_folder
+from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
-from intervmerge.trial.machine import Machine
-from intervmerge.trial.merged import MergedBase
+from intervmerge.workers.interrupt import Interrupt
+from intervmerge.workers.object_store import put, share
+from intervmerge.workers.watchdog import Watchdog
+from intervmerge.workers.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
 
 
 class Driver:

@@ -16,19 +16,19 @@ import ray
 import torch
 from torch import Tensor
 
-from intervmerge.search.disk import full_disk, refusal
-from intervmerge.search.layout import repeat_folder
-from intervmerge.search.study import Study
+from intervmerge.bases.merged import MergedBase
+from intervmerge.records.records import Record, accuracy
+from intervmerge.records.repeats import Repeat
 from intervmerge.search.watch import Watcher
-from intervmerge.search.worker import LESS, Seat, counts, is_out_of_memory, rights, sit_down
 from intervmerge.settings import read_settings
-from intervmerge.tracking.records import Record, accuracy
-from intervmerge.tracking.repeats import Repeat
+from intervmerge.study.disk import full_disk, refusal
+from intervmerge.study.layout import repeat_folder
+from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student
-from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.workers.worker import LESS, Seat, counts, is_out_of_memory, rights, sit_down
 
 LISTEN_SECONDS = 0.3
 """So long nobody asks whether Ctrl-C was pressed."""

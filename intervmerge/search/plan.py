@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.engines.batches import check_batch, sizes
 from intervmerge.errors import ConfigError, lookup
-from intervmerge.search.sampling import Sampling
-from intervmerge.search.space import Base, Lines, check_base, find_space, read_space
-from intervmerge.search.study import EXTENDS, Study, check_folder
-from intervmerge.search.warm_start import open_others
+from intervmerge.machine import Machine, find_device
+from intervmerge.records.composed import SELECTIONS
+from intervmerge.records.records import OBJECTIVES, StudyRecord
 from intervmerge.search.watch import Watcher
+from intervmerge.space.sampling import Sampling
+from intervmerge.space.space import Base, Lines, check_base, find_space, read_space
+from intervmerge.study.study import EXTENDS, Study, check_folder
+from intervmerge.study.warm_start import open_others
+from intervmerge.suites.protocol import PROTOCOLS, under
 from intervmerge.suites.suite import Suite, load_suite, packaged
-from intervmerge.tracking.composed import SELECTIONS
-from intervmerge.tracking.records import OBJECTIVES, StudyRecord
-from intervmerge.trial.batches import check_batch, sizes
 from intervmerge.trial.evaluate import mean_agreement
-from intervmerge.trial.machine import Machine, find_device
-from intervmerge.trial.merged import MergedBase, merge
-from intervmerge.trial.protocol import PROTOCOLS, under
 from intervmerge.trial.sweep import best, sweep
 
 

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from intervmerge.search.disk import plainly
-from intervmerge.search.journal import JOURNAL, Journal, locked
-from intervmerge.search.layout import repeat_folder, trial_folder
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.records.ending import stalled
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
-from intervmerge.search.samplers import SAMPLERS
-from intervmerge.search.sampling import Sampling
-from intervmerge.search.session import ray_session
-from intervmerge.search.stopping import stalled
-from intervmerge.search.study import Study, settings_of, take_up
 from intervmerge.search.views import report
-from intervmerge.search.warm_start import check_other, take_over
 from intervmerge.search.watch import Silence, Watcher
+from intervmerge.space.samplers import SAMPLERS
+from intervmerge.space.sampling import Sampling
+from intervmerge.study.disk import plainly
+from intervmerge.study.journal import JOURNAL, Journal, locked
+from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.study.study import Study, settings_of, take_up
+from intervmerge.study.warm_start import check_other, take_over
 from intervmerge.trial import unfinished
-from intervmerge.trial.merged import MergedBase, merge
+from intervmerge.workers.session import ray_session
 
 
 def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:

@@ -17,12 +17,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from intervmerge.errors import ConfigError, DiskError
-from intervmerge.search.disk import REFUSED
-from intervmerge.search.journal import Journal
-from intervmerge.search.known_cost import Bars, bars
-from intervmerge.search.samplers import GRID, Pace
-from intervmerge.search.sampling import Drawn, Sampling, key_of, text_of
-from intervmerge.tracking.records import ENDED, Record, Scores
+from intervmerge.records.known_cost import Bars, bars
+from intervmerge.records.records import ENDED, Record, Scores
+from intervmerge.space.samplers import GRID, Pace
+from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
+from intervmerge.study.disk import REFUSED
+from intervmerge.study.journal import Journal
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""

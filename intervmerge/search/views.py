@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 
-from intervmerge.search.study import Study
+from intervmerge.records.records import StudyRecord
 from intervmerge.search.watch import Watcher
-from intervmerge.tracking.runs import Runs
+from intervmerge.study.study import Study
+from intervmerge.views.plots import write_html, write_png
+from intervmerge.views.runs import ARTIFACTS, DATABASE, Runs, local_uri
+from intervmerge.views.tables import write_front, write_parquet
 
 VIEW_SECONDS = 15.0
 """The pages are written at most so often while the search runs."""
@@ -16,6 +20,18 @@ PATIENCE = 20.0
 WORDS = 300
 """Characters of an error that are said; MLflow's may go on for pages."""
 MLFLOW, PAGES = "the runs in MLflow", "tables and plots"
+VIEWS = {"pareto.html", "pareto.png", "front.json", "trials.parquet"}
+"""Files of a study that are made anew from its records."""
+HOME = "mlflow_home"
+"""Where the folder was when its MLflow database was made."""
+
+
+def write_pages(study: Study, record: StudyRecord, children: Mapping[int, str]) -> None:
+    """Write the tables and plots of a study anew; `children` are the MLflow runs of its trials by number."""
+    write_parquet(record, study.folder / "trials.parquet")
+    write_front(record, study.folder / "front.json")
+    write_png(record, study.folder / "pareto.png")
+    write_html(record, study.folder / "pareto.html", children)
 
 
 def report(study: Study, uri: str | None, watch: Watcher) -> bool:
@@ -38,6 +54,7 @@ class Views:
         self._study, self._uri, self._watch = study, uri, watch
         self._written = self._rested = 0.0
         self._runs: Runs | None = None
+        self._cleared = False
         self._children: Mapping[int, str] = {}
         self.failing: set[str] = set()
         """What could not be written when it was last tried."""
@@ -48,7 +65,7 @@ class Views:
         study = self._study.record
         self._to_mlflow(lambda runs: runs.sync(study))
         if time.monotonic() - self._written > VIEW_SECONDS:
-            self._guard(PAGES, lambda: self._study.write_views(study, self._children))
+            self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
             self._to_mlflow(lambda runs: runs.attach(study, [self._study.folder / "pareto.html"]))
             self._written = time.monotonic()
 
@@ -58,7 +75,7 @@ class Views:
         self._rested = 0.0  # the last time: tried once more, and said again
         self.failing.clear()
         self._to_mlflow(lambda runs: runs.sync(study))
-        self._guard(PAGES, lambda: self._study.write_views(study, self._children))
+        self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
         files = [self._study.folder / name for name in ("pareto.html", "pareto.png")]
         self._to_mlflow(lambda runs: runs.finish(study, files, status))
 
@@ -72,9 +89,26 @@ class Views:
 
     def _open_and(self, write: Callable[[Runs], None]) -> None:
         if self._runs is None:
-            self._runs = self._study.runs(self._uri)
+            self._runs = self._opened()
         write(self._runs)
         self._children = self._runs.children
+
+    def _opened(self) -> Runs:
+        """The study in MLflow; by default in the database of its folder, which is made anew where that has moved."""
+        study = self._study
+        if self._uri is not None:
+            return Runs(study.record, study.identity, self._uri, None)
+        home = str(study.folder.resolve())
+        foreign = study.journal.noted(HOME) != home  # artifacts are stored by absolute path
+        if foreign and not self._cleared:  # once: MLflow holds on to a database that it has opened
+            (study.folder / DATABASE).unlink(missing_ok=True)
+            shutil.rmtree(study.folder / ARTIFACTS, ignore_errors=True)
+            self._cleared = True
+        (study.folder / DATABASE).touch()  # where that is refused, MLflow would try for minutes
+        runs = Runs(study.record, study.identity, local_uri(study.folder), study.folder)
+        if foreign:  # and is whole now: one that is made by halves is made anew by the next search
+            study.journal.note(HOME, home)
+        return runs
 
     def _guard(self, view: str, write: Callable[[], None]) -> bool:
         """Whether a view could be written; said aloud when that changes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from intervmerge.tracking.records import Record, StudyRecord
+from intervmerge.records.records import Record, StudyRecord
 
 
 class Watcher(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from intervmerge.suite_build.sources import REQUIREMENTS
+from intervmerge.suite_build.drawing.sources import REQUIREMENTS
 
 __all__ = ["REQUIREMENTS", "build_mini8"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intervmerge.suite_build.broad import broad_set
-from intervmerge.suite_build.sources import require_packages
+from intervmerge.suite_build.drawing.broad import broad_set
+from intervmerge.suite_build.drawing.sources import require_packages
+from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.stages import Tensors, kept, recipe_hash, stream, whole_seed
-from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.training import Lesson, TrainingSetting, train
 from intervmerge.suite_build.write import Part, write_suite
 from intervmerge.suites.encoder import Architecture, Encoder

@@ -10,10 +10,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
-from intervmerge.suite_build.photos import PHOTOGRAPHS
-from intervmerge.suite_build.sources import DEBIAN_PACKAGES, NPM_PACKAGE, PYTHON_PACKAGES, built_with
+from intervmerge.suite_build.drawing.photos import PHOTOGRAPHS
+from intervmerge.suite_build.drawing.sources import DEBIAN_PACKAGES, NPM_PACKAGE, PYTHON_PACKAGES, built_with
+from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task
 from intervmerge.suite_build.stages import Tensors
-from intervmerge.suite_build.tasks import SPLIT_SIZES, TASKS, Task
 from intervmerge.suite_build.training import LOGIT_SCALE, MEAN, STD
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.images import Split, write_images

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intervmerge.engines.batches import Batch, batches
+from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.graphs import StreamSteps
+from intervmerge.engines.stream import StreamEngine
 from intervmerge.interventions import Interventions
-from intervmerge.trial.batches import Batch, batches
 from intervmerge.trial.config import TrainingConfig
-from intervmerge.trial.exact import Engine, features
-from intervmerge.trial.graphs import StreamSteps
-from intervmerge.trial.stream import StreamEngine
 
 
 @dataclass(frozen=True)

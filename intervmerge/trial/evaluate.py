@@ -11,13 +11,13 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from intervmerge.engines.batches import Batch, sizes
+from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.store import Store
 from intervmerge.interventions import Interventions
+from intervmerge.records.bits import packed
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
-from intervmerge.trial.batches import Batch, sizes
-from intervmerge.trial.bits import packed
-from intervmerge.trial.exact import Engine, features
-from intervmerge.trial.store import Store
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Score:
     bias: float
     """Mean absolute difference from the teacher's feature, per element (Representation Surgery, arXiv:2402.02705)."""
     right: str = ""
-    """Which images are classified as labelled: see trial/bits.py."""
+    """Which images are classified as labelled: see records/bits.py."""
 
     @property
     def accuracy(self) -> float:

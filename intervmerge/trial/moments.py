@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intervmerge.engines.batches import Batch, shuffled
+from intervmerge.engines.exact import Engine
 from intervmerge.interventions import Placement
 from intervmerge.suites.suite import CHUNK
-from intervmerge.trial.batches import Batch, shuffled
 from intervmerge.trial.distill import Lesson
-from intervmerge.trial.exact import Engine
 
 Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 """From (task, block) to mean [width] and covariance [width, width]."""

@@ -11,20 +11,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from intervmerge.bases.merged import MergedBase
+from intervmerge.engines.batches import sizes
+from intervmerge.engines.caches import CachePlan, Caches, plan_caches
+from intervmerge.engines.exact import Engine, ExactEngine
+from intervmerge.engines.store import InProcessStore, Store
+from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params, place
+from intervmerge.machine import Machine, find_device
 from intervmerge.trial import unfinished
-from intervmerge.trial.batches import sizes
-from intervmerge.trial.caches import CachePlan, Caches, plan_caches
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
 from intervmerge.trial.evaluate import Rung, Score, measure_student, teacher_features
-from intervmerge.trial.exact import Engine, ExactEngine
-from intervmerge.trial.machine import Machine, find_device
-from intervmerge.trial.merged import MergedBase
 from intervmerge.trial.moments import Moments, moments
-from intervmerge.trial.store import InProcessStore, Store
-from intervmerge.trial.stream import StreamEngine
 
 FILE = "interventions.safetensors"
 """Name of a trial's file in its folder; written whole at every rung."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.engines.caches import NO_CACHES
+from intervmerge.engines.store import InProcessStore
 from intervmerge.suites.suite import Suite
-from intervmerge.trial.caches import NO_CACHES
 from intervmerge.trial.evaluate import Score, mean_accuracy
-from intervmerge.trial.merged import MergedBase, merge
 from intervmerge.trial.run import Bench
-from intervmerge.trial.store import InProcessStore
 
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("weight_average", {}),

@@ -15,13 +15,13 @@ from statistics import median
 import torch
 from random_suite import random_suite
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines.batches import BLOCK
 from intervmerge.interventions import InterventionConfig
+from intervmerge.machine import GIB, Machine
 from intervmerge.suites.suite import load_suite
-from intervmerge.trial.batches import BLOCK
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
-from intervmerge.trial.machine import GIB, Machine
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench
 
 SHAPE = load_suite("mini8").architecture

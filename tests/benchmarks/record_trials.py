@@ -25,20 +25,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines.store import MappedStore
 from intervmerge.interventions import InterventionConfig
+from intervmerge.machine import Machine, cache_folder
 from intervmerge.recorded import PATH
-from intervmerge.search.sampling import Sampling, key_of
-from intervmerge.search.space import Space, read_space
 from intervmerge.settings import read_settings
+from intervmerge.space.sampling import Sampling, key_of
+from intervmerge.space.space import Space, read_space
+from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import Score
-from intervmerge.trial.machine import Machine, cache_folder
-from intervmerge.trial.merged import merge
-from intervmerge.trial.protocol import under
 from intervmerge.trial.references import references
 from intervmerge.trial.run import Bench, rungs
-from intervmerge.trial.store import MappedStore
 
 Job = dict[str, Any]
 """A configuration, its training, and a seed, as plain values."""

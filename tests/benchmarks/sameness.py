@@ -16,16 +16,16 @@ from statistics import fmean, stdev
 
 import torch
 
-from intervmerge.search.sampling import Sampling
-from intervmerge.search.space import read_space
+from intervmerge.bases.merged import merge
+from intervmerge.engines.store import MappedStore
+from intervmerge.machine import Machine, cache_folder
+from intervmerge.records.records import in_words
+from intervmerge.space.sampling import Sampling
+from intervmerge.space.space import read_space
 from intervmerge.suites.suite import load_suite
-from intervmerge.tracking.records import in_words
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import mean_accuracy
-from intervmerge.trial.machine import Machine, cache_folder
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench, rungs
-from intervmerge.trial.store import MappedStore
 
 
 def drawn(count: int) -> list[TrialConfig]:

@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults import descendants, title
 
+from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig
-from intervmerge.search.space import shipped
-from intervmerge.search.study import load_study
+from intervmerge.space.space import shipped
+from intervmerge.study.study import load_study
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench
 
 MIB = 2**20
@@ -70,7 +70,8 @@ def search(space: Path, out: Path, workers: int, trials: int) -> tuple[float, di
 def idle() -> tuple[float, float]:
     """Private memory of a process with a worker's imports, whose mapped files another such process maps too."""
     code = (
-        "import sys, torch, intervmerge.search.worker; torch.set_num_threads(1); print(1, flush=True); sys.stdin.read()"
+        "import sys, torch, intervmerge.workers.worker; torch.set_num_threads(1); print(1, flush=True); "
+        "sys.stdin.read()"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)

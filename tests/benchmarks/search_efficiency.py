@@ -28,15 +28,15 @@ import optuna
 
 from intervmerge.pareto import hypervolume
 from intervmerge.recorded import load_recorded
-from intervmerge.search.journal import Journal
-from intervmerge.search.known_cost import MARGIN, STOPPING, Bars
-from intervmerge.search.samplers import SAMPLERS
-from intervmerge.search.sampling import Sampling, text_of
+from intervmerge.records.known_cost import MARGIN, STOPPING, Bars
+from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
 from intervmerge.search.searcher import OptunaSearcher
-from intervmerge.search.space import read_space
-from intervmerge.search.worker import state_of
+from intervmerge.space.samplers import SAMPLERS
+from intervmerge.space.sampling import Sampling, text_of
+from intervmerge.space.space import read_space
+from intervmerge.study.journal import Journal
 from intervmerge.suites.suite import load_suite
-from intervmerge.tracking.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
+from intervmerge.workers.worker import state_of
 
 
 @dataclass(frozen=True)

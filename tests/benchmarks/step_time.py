@@ -31,16 +31,16 @@ from random_suite import random_suite
 from torch import Tensor
 from torch.func import functional_call
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines.batches import BLOCK, batches, sizes
+from intervmerge.engines.caches import NO_CACHES, CachePlan
+from intervmerge.engines.storages import STORAGES
 from intervmerge.interventions import InterventionConfig
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite, load_suite
-from intervmerge.trial.batches import BLOCK, batches, sizes
-from intervmerge.trial.caches import NO_CACHES, CachePlan
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench
-from intervmerge.trial.storages import STORAGES
 
 SHAPES = {"vit_b32": open_clip_architecture("ViT-B-32-quickgelu"), "mini8": load_suite("mini8").architecture}
 CONFIG = TrialConfig(intervention=InterventionConfig(rank=1))

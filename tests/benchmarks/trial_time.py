@@ -15,11 +15,11 @@ import time
 import torch
 from step_time import PlainLoop
 
+from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig
+from intervmerge.machine import Machine
 from intervmerge.suites.suite import CHUNK, Suite, load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.machine import Machine
-from intervmerge.trial.merged import merge
 from intervmerge.trial.run import Bench, run_trial
 
 

@@ -1,0 +1,1 @@
+"""Merged bases: the merged model before any intervention."""

@@ -1,0 +1,296 @@
+"""Records: what a study remembers of its trials, and the study as a whole as the views show it.
+
+A record is plain values, so that it crosses processes and files as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from intervmerge import pareto
+from intervmerge.records.composed import Composed, Mixture, Option
+from intervmerge.records.repeats import Repeat, pooled
+from intervmerge.records.scores import OBJECTIVES, Counts, Scores, accuracy, agreement
+from intervmerge.records.spread import Gain, Spread, gain, spread_of
+from intervmerge.records.words import in_words
+
+__all__ = [
+    "OBJECTIVES", "Counts", "Record", "RungRecord", "Scores", "StudyRecord", "accuracy", "agreement", "exactly",
+    "in_words",
+]  # fmt: skip
+
+State = Literal["complete", "partial", "stopped", "failed", "pruned", "duplicate", "running"]
+"""complete: measured at its last step. partial: some tasks were stopped at a rung, the others went to the end.
+stopped: all were. failed: ended by an error. pruned: over the budget of parameters, never trained. duplicate: equal to
+an earlier one, never trained. running: not ended yet, or the study was."""
+
+
+ENDED = {"complete": "done", "partial": "done, some tasks stopped", "stopped": "stopped at a rung"}
+"""The states of a trial that was trained as far as it is to be, in words."""
+
+
+@dataclass(frozen=True)
+class RungRecord:
+    """A measurement on `validation`."""
+
+    steps: int
+    seconds: float
+    """Since the trial began."""
+    scores: Scores
+    measured_by: str = "exact"
+    """The engine by whose forward: `exact`, or `stream`, an approximation that is never shown on a front."""
+    again: tuple[str, ...] = ()
+    """Tasks that were measured again by the exact forward, where others were not."""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    """Tasks that are trained no further, and after how many steps; their counts are of then, a lower estimate."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial."""
+
+    number: int
+    state: State
+    seed: int
+    intervention: Mapping[str, Any]
+    """The canonical configuration: formula, rank, blocks, token, slice_width, slice_start, slice_shift, start."""
+    training: Mapping[str, Any]
+    extra_params: int
+    rungs: Sequence[RungRecord] = ()
+    engine: str = "exact"
+    """What trained it."""
+    threads: int = 0
+    """CPU threads of the worker; results are bit-equal for an equal number."""
+    sha256: str = ""
+    """Of the file of interventions."""
+    duplicate_of: int | None = None
+    taken_from: str = ""
+    """`study/number` of the trial of another study whose record this was; empty for one trained here."""
+    error: str = ""
+    test: Scores = field(default_factory=dict)
+    """Counts on `test` of the tasks that were measured there: all for a trial on the front, else those that a composed
+    point takes from it. A mean over them may be partial: see `StudyRecord.tested`."""
+    right: Mapping[str, str] = field(default_factory=dict)
+    """Of these tasks, which images are right: see Repeat."""
+    repeats: tuple[Repeat, ...] = ()
+    """The same configuration trained with further seeds, by seed."""
+
+    @property
+    def by_seed(self) -> list[Repeat]:
+        """The trial itself and its repeats: one configuration, a seed each."""
+        return [Repeat(self.seed, self.scores, self.test, self.right, self.sha256, self.seconds), *self.repeats]
+
+    @property
+    def seconds(self) -> float:
+        """Training and measuring."""
+        return self.rungs[-1].seconds if self.rungs else 0.0
+
+    @property
+    def measured_by(self) -> str:
+        """By which forward the last rung's figures were measured."""
+        return self.rungs[-1].measured_by if self.rungs else ""
+
+    @property
+    def final(self) -> Scores:
+        """Exact counts on `validation` of the tasks that were trained to the end: what a mixture may take."""
+        if self.state not in ("complete", "partial"):
+            return {}
+        last = self.rungs[-1]
+        exact = self.scores if last.measured_by == "exact" else last.again
+        return {task: self.scores[task] for task in self.scores if task in exact and task not in last.stopped}
+
+    @property
+    def scores(self) -> Scores:
+        """Counts on `validation` at the last rung; empty before the first."""
+        return self.rungs[-1].scores if self.rungs else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Record:
+        """What `to_json` gave."""
+        return _RECORDS.validate_python(dict(values))
+
+    def repeated(self, number: int) -> Record:
+        """What a later trial of an equal configuration keeps: these figures, and that it was not trained."""
+        return replace(self.without_test(), number=number, state="duplicate", duplicate_of=self.number, taken_from="")
+
+    def without_test(self) -> Record:
+        """The same trial as it was before `test` was read and it was trained again."""
+        return replace(self, test={}, right={}, repeats=())
+
+    def with_test(self, scores: Scores, right: Mapping[str, str] | None = None) -> Record:
+        """The same trial, measured on `test` for further tasks; and which images are right, where that was kept."""
+        return replace(self, test={**self.test, **scores}, right={**self.right, **(right or {})})
+
+
+_RECORDS = TypeAdapter(Record)
+
+
+def exactly(trials: Iterable[Record]) -> list[Record]:
+    """The trials that may be on a front: trained to the end in all tasks, every last figure from the exact forward."""
+    return [trial for trial in trials if trial.state == "complete" and trial.measured_by == "exact"]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as its views show it: what it was made with, what it is compared with, all its trials."""
+
+    name: str
+    suite: str
+    note: str
+    """Of the suite; printed beside every figure: `mini8, a stand-in: ...`."""
+    base: str
+    """The merged base in words."""
+    base_fingerprint: str
+    protocol: str
+    """`fair`, or `paper`: adapted to and reported on the test images."""
+    select: str
+    """A row of OBJECTIVES."""
+    tasks: Sequence[str]
+    width: int
+    num_blocks: int
+    dearest: int
+    """Extra parameters of the dearest configuration of the space."""
+    individual_params: int
+    """What the individual models need beside one of them: (tasks - 1) x weights."""
+    settings: Mapping[str, Any]
+    """The resolved settings of the study, the space among them."""
+    references: Mapping[str, Mapping[str, Scores]]
+    """Split to model ("merged", "individual", "pre-trained", perhaps "multi-task") to scores."""
+    trials: Sequence[Record]
+    """By number."""
+    selection: str = "shrunk"
+    """A row of SELECTIONS: by which figures the composed front is chosen."""
+    final_seeds: int = 0
+    """Further seeds that the front's trials are to be trained with."""
+
+    @cached_property
+    def complete(self) -> list[Record]:
+        """The trials that were measured at their last step, in the order of their numbers."""
+        return [trial for trial in self.trials if trial.state == "complete"]
+
+    @cached_property
+    def ended(self) -> list[Record]:
+        """The trials that were trained as far as they are to be: what a search counts."""
+        return [trial for trial in self.trials if trial.state in ENDED]
+
+    @cached_property
+    def trained(self) -> list[Record]:
+        """The trials that were trained to their end, in one way or the other."""
+        return [trial for trial in self.trials if trial.state in (*ENDED, "failed")]
+
+    @cached_property
+    def front(self) -> list[Record]:
+        """The trials that neither another trial nor the merged base dominates on validation, cheapest first.
+
+        Every figure is exact; a trial that was measured in the stream alone was too far from the front to be on it.
+        """
+        return self._front(self.complete)
+
+    def _front(self, trials: Sequence[Record]) -> list[Record]:
+        objective, measured = OBJECTIVES[self.select], exactly(trials)
+        merged = (objective(self.references["validation"]["merged"]), 0)
+        points = [merged, *((objective(trial.scores), trial.extra_params) for trial in measured)]
+        return [measured[i - 1] for i in pareto.front(points) if i > 0]
+
+    def hypervolume(self, first: int | None = None) -> float:
+        """Hypervolume (see pareto) of the first so many ended trials on validation; of all by default."""
+        objective = OBJECTIVES[self.select]
+        return self._volume([(objective(trial.scores), trial.extra_params) for trial in exactly(self.ended[:first])])
+
+    def _volume(self, points: Sequence[pareto.Point]) -> float:
+        objective, known = OBJECTIVES[self.select], self.references["validation"]
+        floor, ceiling = objective(known["merged"]), objective(known["individual"])
+        return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.dearest)
+
+    def front_size(self, first: int) -> int:
+        """Points on the front of the first so many ended trials."""
+        return len(self._front(self.ended[:first]))
+
+    def best(self, max_extra_params: int | None = None) -> Record | None:
+        """The front's most accurate trial within a budget; None where there is none."""
+        within = [t for t in self.front if max_extra_params is None or t.extra_params <= max_extra_params]
+        return within[-1] if within else None
+
+    @cached_property
+    def composed(self) -> Composed:
+        """Mixtures in which each task has a trial of its own: one that went to the end in it, measured exactly."""
+        return self._composed(self.ended)
+
+    def _composed(self, trials: Sequence[Record]) -> Composed:
+        """A trial with repeats is chosen by the counts of all its seeds together."""
+        known = {split: models.get("merged", {}) for split, models in self.references.items()}
+        options = [Option(None, 0, known["validation"], known["validation"], known.get("test", {}))]
+        for trial in (trial for trial in trials if trial.final):
+            assert trial.extra_params % len(self.tasks) == 0, "all tasks of a trial share one placement"
+            together = pooled([trial.final, *(repeat.scores for repeat in trial.repeats)])
+            extra_params = trial.extra_params // len(self.tasks)
+            options.append(Option(trial.number, extra_params, together, trial.final, trial.test))
+        return Composed(options, self.tasks, self.select, self.selection)
+
+    @property
+    def composed_front(self) -> list[Mixture]:
+        """The mixtures that neither another mixture nor the merged base dominates, cheapest first."""
+        return self.composed.front
+
+    def composed_hypervolume(self, first: int | None = None) -> float:
+        """Hypervolume of the composed front, by the figures that it was chosen by; else as `hypervolume`."""
+        return self._volume((self.composed if first is None else self._composed(self.ended[:first])).points)
+
+    def tested(self, trial: Record) -> Scores:
+        """A trial's counts on `test`; empty unless all tasks were measured, so that no mean is over some of them."""
+        return trial.test if all(task in trial.test for task in self.tasks) else {}
+
+    @property
+    def untested(self) -> dict[int, list[str]]:
+        """Trial number to tasks: what the front and the listed mixtures take and was not measured on `test` yet."""
+        pairs = [(trial.number, task) for trial in self.front for task in self.tasks]
+        pairs += [(n, task) for m in self.composed.listed for task, n in m.choice.items() if n is not None]
+        compared = {trial.number for trial in self.front if self.final_seeds}  # image by image
+        known = {(t.number, task) for t in self.trials for task in (t.right if t.number in compared else t.test)}
+        missing: dict[int, list[str]] = {}
+        for number, task in dict.fromkeys(pairs):
+            if (number, task) not in known:
+                missing.setdefault(number, []).append(task)
+        return missing
+
+    @property
+    def unrepeated(self) -> list[tuple[int, int]]:
+        """(trial number, seed): what is to be trained again and was not yet, of the front as it is now."""
+        known = {(trial.number, repeat.seed) for trial in self.front for repeat in trial.repeats}
+        asked = [(trial.number, trial.seed + n + 1) for trial in self.front for n in range(self.final_seeds)]
+        return [pair for pair in asked if pair not in known]
+
+    def spread(self, trial: Record, split: str, select: str = "accuracy") -> Spread | None:
+        """A figure of a trial over its seeds; None where no seed was measured on every task of the split."""
+        found = [run.scores if split == "validation" else run.test for run in trial.by_seed]
+        whole = [scores for scores in found if all(task in scores for task in self.tasks)]
+        return spread_of([OBJECTIVES[select](scores) for scores in whole])
+
+    @cached_property
+    def gains(self) -> dict[int, Gain]:
+        """By number, what a trial on the front has over the next cheaper one; where the images of both are known."""
+        steps = pairwise(self.front)
+        pairs = ((dear, gain(dear.by_seed, cheap.by_seed, self.tasks, cheap.number)) for cheap, dear in steps)
+        return {dear.number: found for dear, found in pairs if found is not None}
+
+    def words(self, trial: Record) -> str:
+        """A trial's configuration in words."""
+        return in_words(trial.intervention, self.width, self.num_blocks)
+
+    @property
+    def caption(self) -> str:
+        """What must stand beside every figure of this study."""
+        counts = {c.total for c in self.references["validation"]["merged"].values()}
+        label = f"{self.suite}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
+        note = f" {self.note.rstrip('.')}." if self.note else ""
+        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task.{note}"

@@ -1,0 +1,52 @@
+"""Repeats: a finalist trained again with further seeds, for error bars. They are no trials, and move no front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from intervmerge.records.scores import Counts, Scores
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One configuration with one seed, measured by the exact forward."""
+
+    seed: int
+    scores: Scores
+    """Counts on `validation`."""
+    test: Scores
+    """Counts on `test`."""
+    right: Mapping[str, str] = field(default_factory=dict)
+    """By task, which images of `test` are right: see records/bits.py. Empty where only counts were kept."""
+    sha256: str = ""
+    """Of the file of interventions."""
+    seconds: float = 0.0
+    """Training and measuring."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Repeat:
+        """What `to_json` gave."""
+        return _REPEATS.validate_python(dict(values))
+
+
+_REPEATS = TypeAdapter(Repeat)
+
+
+def pooled(runs: Sequence[Scores]) -> Scores:
+    """Counts of several models together, by task: the shares are their means, and their noise is smaller."""
+    return {
+        task: Counts(
+            correct=sum(scores[task].correct for scores in runs),
+            agreeing=sum(scores[task].agreeing for scores in runs),
+            total=sum(scores[task].total for scores in runs),
+        )
+        for task in runs[0]
+    }

@@ -1,0 +1,1 @@
+"""Search spaces: from YAML to what a sampler draws."""

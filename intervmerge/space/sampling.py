@@ -1,0 +1,300 @@
+"""From a space to configurations: what Optuna draws, what it is told, what is asked first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from intervmerge.errors import ConfigError, lookup
+from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.records.known_cost import STOPPING
+from intervmerge.settings import read_settings
+from intervmerge.space.samplers import GRID, SAMPLERS
+from intervmerge.space.sources import Point, RandomSource, Source
+from intervmerge.space.space import Choices, Range, Space, WholeRange, domains
+from intervmerge.suites.encoder import Architecture
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+
+MASK = "mask"
+"""Of `blocks`: a 0 or 1 is drawn for every block."""
+
+DRAWS = 2000
+"""Random draws by which a space is described that is too large to list."""
+
+ENUMERABLE = 20_000
+"""A grid of at most so many points is written out, so that its different configurations are counted exactly."""
+
+PAPER: tuple[Mapping[str, Any], ...] = (
+    {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/1"},
+    {"formula": "noreft", "rank": 4, "blocks": "all", "token": "class", "slice_width": "1/1"},
+    {"formula": "noreft", "rank": 1, "blocks": "middle_1", "token": "class", "slice_width": "1/1"},
+    {"formula": "lobireft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/12",
+     "slice_shift": "slice_width"},
+    {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/12",
+     "slice_shift": "slice_width"},
+)  # fmt: skip
+"""The paper's own configurations (IntervMerge, Tables 1, 3 and 5), as far as a space holds them."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A configuration in canonical form, and what it costs."""
+
+    trial: TrialConfig
+    extra_params: int
+
+    @property
+    def key(self) -> str:
+        """Equal for equal configurations of one study."""
+        values = asdict(self.trial)
+        return key_of(values["intervention"], values["training"], values["seed"])
+
+
+def key_of(intervention: Mapping[str, Any], training: Mapping[str, Any], seed: int) -> str:
+    """Equal for equal canonical configurations."""
+    return json.dumps([intervention, training, seed], sort_keys=True)
+
+
+def text_of(intervention: Mapping[str, Any]) -> str:
+    """Equal for equal canonical interventions, whichever way they came here."""
+    return json.dumps(intervention, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A space held against a model. Picklable."""
+
+    space: Space
+    shape: Architecture
+    num_tasks: int
+
+    def check(self) -> None:
+        """Refuse every value of the space that does not fit the model, before anything is computed.
+
+        Raises:
+            ConfigError: the first such value.
+        """
+        if self.space.search.sampler not in SAMPLERS:
+            where, allowed = "search.sampler", ", ".join(SAMPLERS)
+            raise ConfigError(where, repr(self.space.search.sampler), "it must be a known sampler", allowed)
+        lookup(STOPPING, self.space.search.stopping, "search.stopping")
+        for name, domain in domains(self.space).items():
+            part, _, setting = name.partition(".")
+            for value in _extremes(domain):
+                if value != MASK or setting != "blocks":
+                    self._check_value(part, setting, value)
+        tokens = [token for token in _extremes(self.space.intervention.token) if token != "class"]
+        if self.space.training.engine == "stream" and tokens:
+            rule = "the class stream carries the class token alone"
+            raise ConfigError("training.engine", f"stream, for token {tokens[0]}", rule, "auto, exact, or token: class")
+        if self.space.search.sampler == GRID:
+            self.axes()
+        cheapest, budget = self.cost_range()[0], self.space.search.max_extra_params
+        if budget is not None and budget < cheapest:
+            rule = "no configuration of the space is so cheap"
+            raise ConfigError("search.max_extra_params", budget, rule, f"{cheapest} or more")
+
+    def _check_value(self, part: str, setting: str, value: Any) -> None:
+        try:
+            if part == "training":
+                read_settings(TrainingConfig, {setting: value}, "")
+            else:
+                self.fit({setting: value})
+        except ConfigError as error:
+            raise ConfigError(f"{part}.{setting}", *error.args[1:]) from error
+
+    def holds_streams(self) -> bool:
+        """Whether any trial may train in the class stream."""
+        drawn = (d for d in self.sample(DRAWS) if d is not None)
+        return self.space.training.engine != "exact" and any(d.trial.intervention.token == "class" for d in drawn)
+
+    def batch_sizes(self) -> list[int]:
+        """Batches that a trial could have, at least the extreme ones."""
+        return [int(size) for size in _extremes(self.space.training.batch)]
+
+    def draw(self, source: Source) -> Drawn:
+        """A configuration from what the source gives.
+
+        Raises:
+            ConfigError: this combination edits nothing, such as an empty mask.
+        """
+        intervention: dict[str, Any] = {}
+        training: dict[str, Any] = {}
+        for name, domain in domains(self.space).items():
+            part, _, setting = name.partition(".")
+            value = self._value(source, name, domain)
+            (intervention if part == "intervention" else training)[setting] = value
+        rungs = tuple(rung for rung in self.space.training.rungs if rung <= training["steps"])
+        placement = self.fit(intervention)
+        config = TrialConfig(
+            intervention=placement.config,
+            training=TrainingConfig(**training, rungs=rungs),
+            seed=self.space.search.seed,
+        )
+        return Drawn(config, self.num_tasks * extra_params(placement))
+
+    def fit(self, intervention: Mapping[str, Any]) -> Placement:
+        """The canonical placement of a configuration.
+
+        Raises:
+            ConfigError: it does not fit the model, or edits nothing.
+        """
+        shape = self.shape
+        config = InterventionConfig(**intervention)
+        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+
+    def _value(self, source: Source, name: str, domain: Any) -> Any:
+        value = drawn_value(source, name, domain)
+        if name == "intervention.blocks" and value == MASK:
+            bits = [source.suggest_categorical(f"{name}[{i}]", [0, 1]) for i in range(self.shape.blocks)]
+            return "".join(map(str, bits))
+        return tuple(value) if isinstance(value, list) else value
+
+    def cost_range(self) -> tuple[int, int]:
+        """Extra parameters of the cheapest and of the dearest configuration of the space."""
+        known = domains(self.space)
+        axes = [
+            _extremes(known[f"intervention.{name}"]) for name in ("formula", "blocks", "token", "slice_width", "rank")
+        ]
+        masks = ["1" + "0" * (self.shape.blocks - 1), "1" * self.shape.blocks]
+        axes[1] = [value for option in axes[1] for value in (masks if option == MASK else [option])]
+        costs = []
+        for formula, blocks, token, width, rank in itertools.product(*axes):
+            values = {"formula": formula, "blocks": blocks, "token": token, "slice_width": width, "rank": rank}
+            try:
+                costs.append(extra_params(self.fit(values)) * self.num_tasks)
+            except ConfigError:
+                continue  # edits nothing
+        if not costs:
+            rule = "no configuration of the space edits anything that reaches the feature"
+            raise ConfigError(
+                "intervention.blocks", known["intervention.blocks"], rule, "other blocks, or token: class"
+            )
+        return min(costs), max(costs)
+
+    def grid(self) -> Iterator[tuple[Drawn, dict[str, Any]]] | None:
+        """Every configuration of the space with the values that give it; repeats are among them.
+
+        None where the space is not finite or too large to list.
+        """
+        try:
+            return self._points(self.axes())
+        except ConfigError:
+            return None
+
+    def axes(self) -> dict[str, list[Any]]:
+        """Every value of every setting, as a source gives it.
+
+        Raises:
+            ConfigError: the space is not finite or too large to list, by what this setting has.
+        """
+        axes: dict[str, list[Any]] = {}
+        sizes: dict[str, int] = {}
+        allowed = f"choices, fewer of them, or a sampler other than {GRID}"
+        for name, domain in domains(self.space).items():
+            values = _listed(domain)
+            if values is None:
+                got = f"a range from {domain.low} to {domain.high}"
+                raise ConfigError(name, got, "not every value of it can be listed", allowed)
+            axes[name], sizes[name] = values, len(values)
+            if name == "intervention.blocks" and MASK in values:
+                axes |= {f"{name}[{i}]": [0, 1] for i in range(self.shape.blocks)}
+                sizes[name] *= 2**self.shape.blocks
+        points = prod(sizes.values())
+        if points > ENUMERABLE:
+            largest = max(sizes, key=lambda name: sizes[name])
+            got = f"{sizes[largest]:,} values, in a grid of {points:,} points"
+            raise ConfigError(largest, got, f"a grid of at most {ENUMERABLE:,} points is listed", allowed)
+        return axes
+
+    def _points(self, axes: Mapping[str, list[Any]]) -> Iterator[tuple[Drawn, dict[str, Any]]]:
+        varied = {name for name, values in axes.items() if len(values) > 1}
+        for point in itertools.product(*axes.values()):
+            values = dict(zip(axes, point, strict=True))
+            try:
+                yield self.draw(Point(values)), {name: values[name] for name in varied}
+            except ConfigError:
+                continue  # a combination that edits nothing is no configuration
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Drawn | None]:
+        """So many random draws; None for one that edits nothing."""
+        source = RandomSource(random.Random(seed))
+        for _ in range(count):
+            try:
+                yield self.draw(source)
+            except ConfigError:
+                yield None
+
+    def priors(self) -> list[dict[str, Any]]:
+        """The paper's configurations that the space holds, as parameters for Optuna's `enqueue_trial`."""
+        if self.space.search.priors == "none":
+            return []
+        found = []
+        for prior in PAPER:
+            asked: dict[str, Any] = {}
+            for name, domain in domains(self.space).items():
+                setting = name.removeprefix("intervention.")
+                wanted = prior.get(setting, 0 if setting.startswith("slice_s") else None)
+                if name.startswith("training.") or wanted is None:
+                    continue
+                if not _holds(domain, wanted):
+                    break
+                if isinstance(domain, Choices | WholeRange | Range):
+                    asked[name] = wanted
+            else:
+                found.append(asked)
+        return found
+
+    def spared(self) -> set[str]:
+        """The paper's configurations that the space holds, as `text_of` gives them; they are never stopped."""
+        fixed = {name: domain for name, domain in domains(self.space).items() if name.startswith("intervention.")}
+        asked = ({name: prior.get(name, domain) for name, domain in fixed.items()} for prior in self.priors())
+        named = ({name.removeprefix("intervention."): value for name, value in one.items()} for one in asked)
+        return {text_of(asdict(self.fit(values).config)) for values in named}
+
+
+def drawn_value(source: Source, name: str, domain: Any) -> Any:
+    """The value of one setting: fixed, or from the source."""
+    if isinstance(domain, Choices):
+        labels = {label(choice): choice for choice in domain.choices}
+        return labels[source.suggest_categorical(name, list(labels))]
+    if isinstance(domain, WholeRange):
+        return source.suggest_int(name, domain.low, domain.high, log=domain.log)
+    if isinstance(domain, Range):
+        return source.suggest_float(name, domain.low, domain.high, log=domain.log)
+    return domain
+
+
+def label(choice: Any) -> Any:
+    """A choice as Optuna stores it: lists as text."""
+    return json.dumps(choice) if isinstance(choice, list | tuple) else choice
+
+
+def _listed(domain: Any) -> list[Any] | None:
+    """Every value of a domain, as a source gives it; None where there are too many."""
+    if isinstance(domain, Choices):
+        return [label(choice) for choice in domain.choices]
+    if isinstance(domain, WholeRange):
+        return list(range(domain.low, domain.high + 1)) if domain.high - domain.low < ENUMERABLE else None
+    return None if isinstance(domain, Range) else [domain]
+
+
+def _extremes(domain: Any) -> list[Any]:
+    """The values of a domain that could fail to fit."""
+    if isinstance(domain, Choices):
+        return [tuple(c) if isinstance(c, list) else c for c in domain.choices]
+    if isinstance(domain, WholeRange | Range):
+        return [domain.low, domain.high]
+    return [tuple(domain) if isinstance(domain, list) else domain]
+
+
+def _holds(domain: Any, value: Any) -> bool:
+    """Whether a domain has a value."""
+    if isinstance(domain, WholeRange | Range):
+        return isinstance(value, int | float) and domain.low <= value <= domain.high
+    return value in domain.choices if isinstance(domain, Choices) else bool(domain == value)

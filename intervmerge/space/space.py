@@ -1,0 +1,273 @@
+"""A search space as the user writes it: YAML, values only, to typed settings.
+
+A setting is a plain value, which is fixed; `{choices: [...]}`; or `{low: ..., high: ..., log: true}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Discriminator, Tag, TypeAdapter
+
+from intervmerge.errors import ConfigError, nearest
+from intervmerge.interventions import InterventionConfig
+from intervmerge.merging import resolve_settings
+from intervmerge.settings import read_settings, read_yaml, settings
+from intervmerge.trial.config import TrainingConfig
+
+
+@settings
+class Choices:
+    """One of several values."""
+
+    choices: list[int | float | str | list[int]]
+
+    def __post_init__(self) -> None:
+        if not self.choices or len({str(c) for c in self.choices}) < len(self.choices):
+            raise ConfigError("choices", self.choices, "choices differ, and there are some", "[1, 2, 4]")
+
+
+@settings
+class WholeRange:
+    """A whole number from low to high, both among them; with `log`, every ratio equally likely."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high, self.log)
+
+
+@settings
+class Range:
+    """A number between low and high; with `log`, every ratio equally likely."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high, self.log)
+
+
+def check_range(low: float, high: float, log: bool) -> None:
+    """Refuse a range that holds nothing, or a logarithm of zero."""
+    if not low < high:
+        raise ConfigError("range", f"low {low}, high {high}", "low is less than high", "{low: 1, high: 16}")
+    if log and low <= 0:
+        raise ConfigError("range", f"low {low} with log", "a logarithm needs positive numbers", "low above 0")
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return "<value>"
+    return "<choices>" if "choices" in value else "<range>"
+
+
+Varied = Annotated[Choices, Tag("<choices>")]
+Whole = Annotated[Annotated[int, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)]
+Number = Annotated[Annotated[float, Tag("<value>")] | Varied | Annotated[Range, Tag("<range>")], Discriminator(_kind)]
+Name = Annotated[Annotated[str, Tag("<value>")] | Varied, Discriminator(_kind)]
+Blocks = Annotated[Annotated[str | list[int], Tag("<value>")] | Varied, Discriminator(_kind)]
+Elements = Annotated[
+    Annotated[int | str, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)
+]
+
+
+@settings
+class InterventionSpace:
+    """What is searched of an InterventionConfig; a setting left out has that one's default."""
+
+    formula: Name = InterventionConfig.formula
+    rank: Whole = InterventionConfig.rank
+    """Cut to half the slice; absent where the formula is constant."""
+    blocks: Blocks = "all"
+    """As in InterventionConfig; `mask` draws a 0 or 1 for every block."""
+    token: Name = InterventionConfig.token
+    slice_width: Elements = InterventionConfig.slice_width
+    slice_start: Elements = InterventionConfig.slice_start
+    slice_shift: Elements = InterventionConfig.slice_shift
+    start: Name = InterventionConfig.start
+
+
+@settings
+class TrainingSpace:
+    """What is searched of a TrainingConfig."""
+
+    steps: Whole = TrainingConfig.steps
+    batch: Whole = TrainingConfig.batch
+    learning_rate: Number = TrainingConfig.learning_rate
+    rungs: tuple[int, ...] = ()
+    """As in TrainingConfig; rungs beyond a trial's last step are left out."""
+    engine: str = TrainingConfig.engine
+    """As in TrainingConfig."""
+
+    def __post_init__(self) -> None:
+        if list(self.rungs) != sorted({rung for rung in self.rungs if rung > 0}):
+            raise ConfigError("training.rungs", list(self.rungs), "rungs are steps, in order", "such as [25, 50, 100]")
+
+
+@settings
+class SearchSettings:
+    """How it is searched."""
+
+    trials: int = 24
+    """Different configurations to train."""
+    sampler: str = "tpe"
+    """A row of SAMPLERS."""
+    priors: str = "paper"
+    """`paper` asks the paper's own configurations first, `none` does not."""
+    max_extra_params: int | None = None
+    """Configurations with more are told to the sampler and never trained."""
+    patience: int | None = None
+    """The search ends when the front has not grown in so many complete trials."""
+    stopping: str = "none"
+    """A row of STOPPING (records/known_cost.py): what is trained no further at a rung."""
+    seed: int = 0
+    """Of the sampler, and of every trial's initial values and batches."""
+    final_seeds: int = 0
+    """Further seeds that the front's trials are trained with when the search ends, for error bars: seed + 1, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "max_extra_params", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
+        if self.seed < 0:
+            raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
+        if self.final_seeds < 0:
+            raise ConfigError("search.final_seeds", self.final_seeds, "it is a count", "0 or more")
+        if self.priors not in ("paper", "none"):
+            raise ConfigError("search.priors", repr(self.priors), "it names what is asked first", "paper, none")
+
+
+Base = str | dict[str, str | float | int]
+"""`auto` for the sweep, or a rule and its settings: `{rule: task_arithmetic, scaling: 0.3}`."""
+
+
+@settings
+class Space:
+    """A search space, not yet held against a model."""
+
+    suite: str = "mini8"
+    base: Base | list[Base] = "auto"
+    """One merged base; a list makes one study each."""
+    training: TrainingSpace = field(default_factory=TrainingSpace)
+    intervention: InterventionSpace = field(default_factory=InterventionSpace)
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+    def __post_init__(self) -> None:
+        for base in self.bases:
+            check_base(base)
+
+    @property
+    def bases(self) -> list[Base]:
+        """The bases, one study each."""
+        return self.base if isinstance(self.base, list) else [self.base]
+
+
+def check_base(base: Base) -> None:
+    """Refuse an unknown rule or setting of a rule."""
+    if base == "auto":
+        return
+    named = {"rule": base} if isinstance(base, str) else base
+    if "rule" not in named:
+        raise ConfigError("base", base, "a base has a rule", "auto, or {rule: task_arithmetic, scaling: 0.3}")
+    try:
+        resolve_settings(str(named["rule"]), {name: value for name, value in named.items() if name != "rule"})
+    except ConfigError as error:
+        raise ConfigError(f"base.{error.args[0]}", *error.args[1:]) from error
+
+
+def domains(space: Space) -> dict[str, Any]:
+    """Every setting that a trial draws or takes, by dotted name."""
+    return {
+        f"{part}.{f.name}": getattr(getattr(space, part), f.name)
+        for part in ("intervention", "training")
+        for f in fields(getattr(space, part))
+        if f.name != "rungs"
+    }
+
+
+def read_space(name: str | Path) -> Space:
+    """Read and check a search space.
+
+    Args:
+        name: the path of a YAML file, or the name of a shipped one, with or without `.yaml`.
+
+    Raises:
+        ConfigError: with file, line and key, what was got, the rule and what is allowed.
+    """
+    path = find_space(name)
+    values, lines = read_yaml(path), Lines(path)
+    try:
+        return read_settings(Space, values, "")
+    except ConfigError as error:
+        raise lines.located(error) from error
+
+
+def find_space(name: str | Path) -> Path:
+    """The file of a space: a path, or one that is shipped; found from any working directory."""
+    path, known = Path(name), shipped()
+    if path.is_file():
+        return path
+    if path.name == str(name) and path.name.removesuffix(".yaml") in known:
+        return known[path.name.removesuffix(".yaml")]
+    rule = "it must be a YAML file or a shipped space"
+    raise ConfigError("--space", repr(str(name)), rule, nearest(path.stem, known))
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped spaces by name: beside the package in a checkout, inside it when installed from a wheel."""
+    root = Path(__file__).parent.parent
+    folders = (root / "search_spaces", root.parent / "search_spaces")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a space, for editors."""
+    return TypeAdapter(Space).json_schema()
+
+
+class Lines:
+    """Where the keys of a YAML file stand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: dict[str, int] = {}
+        # safe_load keeps the last of two equal keys silently; the nodes show both
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if node is not None:
+            self._walk(node, "")
+
+    def _walk(self, node: yaml.Node, above: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                name = f"{above}.{key.value}".lstrip(".")
+                if name in self._lines:
+                    raise ConfigError(
+                        f"{self.path}, line {key.start_mark.line + 1}, {name}",
+                        "the same key again",
+                        "a key stands once",
+                        f"one of them; the other is in line {self._lines[name]}",
+                    )
+                self._lines[name] = key.start_mark.line + 1
+                self._walk(value, name)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                self._lines[f"{above}.{number}"] = value.start_mark.line + 1
+                self._walk(value, f"{above}.{number}")
+
+    def located(self, error: ConfigError) -> ConfigError:
+        """The same error with file and line before its key."""
+        where, *rest = error.args
+        key: Hashable = str(where)
+        while key and key not in self._lines:
+            key = str(key).rpartition(".")[0]
+        line = f", line {self._lines[str(key)]}" if key else ""
+        return ConfigError(f"{self.path}{line}, {where}", *rest)

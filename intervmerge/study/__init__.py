@@ -1,0 +1,1 @@
+"""A study on disk: its folder, its journal, what it takes over from others."""

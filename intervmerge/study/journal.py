@@ -1,0 +1,185 @@
+"""The study's one truth: an Optuna journal in its folder, with a record on every trial, held under a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import log10
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import TrialState
+
+from intervmerge.errors import ConfigError
+from intervmerge.records.records import ENDED, OBJECTIVES, Record
+from intervmerge.records.repeats import Repeat
+from intervmerge.space.sources import Traced
+from intervmerge.study.journal_file import JournalFile, mend
+
+JOURNAL, LOCK = "study.journal", "study.lock"
+NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
+REPEATS = "repeats"
+"""Notes `repeats/<number>/<seed>`."""
+STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one search; the lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: another search holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a")
+    except OSError as error:
+        raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            rule = "one search at a time writes to a study"
+            raise ConfigError(
+                folder, "a study that is being searched", rule, "wait for it, or another --out"
+            ) from error
+        yield
+
+
+class Journal:
+    """Optuna's study of a folder. Opening it mends what a killed search left.
+
+    Args:
+        folder: of the study.
+        sampler: what asks; None for one that is only read.
+    """
+
+    def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
+        path = folder / JOURNAL
+        if sampler is not None:
+            mend(path)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = JournalStorage(JournalFile(str(path)))
+        if sampler is None:
+            self.study = optuna.load_study(study_name=NAME, storage=storage)
+            return
+        self.study = optuna.create_study(
+            storage=storage,
+            sampler=sampler,
+            study_name=NAME,
+            directions=["maximize", "minimize"],  # accuracy, log10 of extra parameters
+            load_if_exists=True,
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the study was made with; empty for a new one."""
+        return dict(self.study.user_attrs.get(SETTINGS, {}))
+
+    def note(self, name: str, values: Any) -> None:
+        """Keep plain values on the study."""
+        self.study.set_user_attr(name, values)
+
+    def noted(self, name: str) -> Any:
+        """What `note` kept, or None."""
+        return self.study.user_attrs.get(name)
+
+    def records(self) -> list[Record]:
+        """The record of every trial, by number, with what was measured on `test`, and its repeats."""
+        notes = self.study.user_attrs
+        repeats: dict[int, list[dict[str, Any]]] = {}
+        for name in (name for name in notes if name.startswith(f"{REPEATS}/")):
+            repeats.setdefault(int(name.split("/")[1]), []).append(notes[name])
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            values = trial.user_attrs.get(RECORD)
+            if values is not None:
+                beside = {kind: notes.get(f"{kind}/{trial.number}", {}) for kind in ("test", "right")}
+                again = sorted(repeats.get(trial.number, []), key=lambda repeat: int(repeat["seed"]))
+                found.append(Record.from_json({**values, **beside, "repeats": again}))
+        return found
+
+    def keep(self, trial: optuna.Trial, record: Record) -> None:
+        """Put the record on a trial that is not told yet."""
+        trial.set_user_attr(RECORD, record.to_json())
+
+    def tell(self, trial: optuna.Trial, record: Record, select: str) -> None:
+        """Put the record on the trial and tell Optuna; after this the trial is finished for ever."""
+        self.keep(trial, record)
+        self._tell(trial.number, record, select)
+
+    @property
+    def next_number(self) -> int:
+        """Number of the next trial; the folder's lock keeps others from taking it."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def add(self, record: Record, point: Traced, select: str, budget: int | None) -> None:
+        """Add a complete trial of elsewhere, at a point of the space, under the number that its record has."""
+        assert record.number == self.next_number
+        constraints = None if budget is None else {CONSTRAINT: excess(record.extra_params, budget)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            told = optuna.trial.create_trial(
+                values=_objectives(record, select),
+                params=point.params,
+                distributions=point.distributions,
+                user_attrs={RECORD: record.to_json()},
+                constraints=constraints,
+            )
+        self.study.add_trial(told)
+
+    def constrain(self, trial: optuna.Trial, extra_params: int, budget: int) -> None:
+        """Say on a trial how far it is over the budget."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial.set_constraint(CONSTRAINT, excess(extra_params, budget))
+
+    def keep_test(self, record: Record) -> None:
+        """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
+        values = record.to_json()
+        for kind in ("test", "right"):  # in this order: no images without their counts
+            name = f"{kind}/{record.number}"
+            self.note(name, {**(self.noted(name) or {}), **values[kind]})
+
+    def keep_repeat(self, number: int, repeat: Repeat) -> None:
+        """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
+        self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
+
+    def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
+        """Trials that a killed search left running, to be asked again; those that had ended are told now.
+
+        What was queued and not begun is queued again.
+        """
+        left = []
+        for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            values = frozen.user_attrs.get(RECORD)
+            if values is None:  # killed between asking and writing it down: nothing was trained
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+                if queued := frozen.system_attrs.get("fixed_params"):
+                    self.study.enqueue_trial(queued)
+                continue
+            record = Record.from_json(values)
+            if record.state == "running":
+                left.append((optuna.Trial(self.study, frozen._trial_id), record))
+            else:
+                self._tell(frozen.number, record, select)
+        return left
+
+    def _tell(self, number: int, record: Record, select: str) -> None:
+        if record.state in ENDED or (record.state == "duplicate" and record.rungs):
+            self.study.tell(number, _objectives(record, select))
+        else:
+            self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+
+
+def _objectives(record: Record, select: str) -> list[float]:
+    return [OBJECTIVES[select](record.scores), log10(record.extra_params)]
+
+
+def excess(extra_params: int, budget: int) -> float:
+    """The constraint: how far a configuration is over the budget; at most 0 within it."""
+    return log10(extra_params / budget)

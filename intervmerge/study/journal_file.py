@@ -1,0 +1,73 @@
+"""The file of a journal: one line of JSON an event, each whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend
+
+from intervmerge.study.disk import refusal
+
+
+class JournalFile(JournalFileBackend):
+    """Optuna's file. Other writers are kept from it by the lock of the study's folder.
+
+    Optuna's own appends leave half a line where the disk is full, which spoils the line that is written next.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write events.
+
+        Raises:
+            DiskError: they could not be written, and are not there.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        try:
+            append_whole(Path(self._file_path), lines.encode())
+        except OSError as error:
+            raise refusal(self._file_path, error) from error
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append to a file and sync it, all or nothing.
+
+    Raises:
+        OSError: nothing was appended.
+    """
+    with path.open("r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(content)
+            while left:  # a disk may take a part, and refuse the rest
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def mend(path: Path) -> None:
+    """Cut a last line that a killed process did not finish; the next one would be written into it."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    while lines and not _is_whole(lines[-1]):
+        lines.pop()
+    whole = sum(map(len, lines))
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,183 @@
+"""A study: a folder with a journal and interventions, which are the truth, and views of them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.errors import ConfigError
+from intervmerge.records.composed import Mixture
+from intervmerge.records.records import Record, Scores, StudyRecord
+from intervmerge.space.sampling import Sampling
+from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal
+from intervmerge.suites.protocol import under
+from intervmerge.suites.suite import Suite, load_suite
+
+FORMAT = 1
+EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
+"""Settings of `search` that may change when a study is taken up again."""
+
+_SCORES = TypeAdapter(dict[str, Scores])
+
+
+class Study:
+    """A study on disk, as it is now.
+
+    Args:
+        folder: of the study.
+        journal: already open; None opens it to read.
+    """
+
+    def __init__(self, folder: Path, journal: Journal | None = None) -> None:
+        self.folder = folder
+        self.journal = journal or Journal(folder)
+        self.settings: Mapping[str, Any] = self.journal.settings
+
+    @property
+    def record(self) -> StudyRecord:
+        """All records of the study, read now."""
+        known = self.settings
+        references = {}
+        for split in ("validation", "test"):
+            values = self.journal.noted(f"references/{split}")
+            if values is not None:
+                references[split] = _SCORES.validate_python(values)
+        return StudyRecord(
+            name=self.folder.resolve().name,
+            settings={name: known[name] for name in ("space", "search", "protocol", "select")},
+            references=references,
+            trials=self.journal.records(),
+            selection=known.get("selection", StudyRecord.selection),  # older studies have neither
+            final_seeds=known["search"].get("final_seeds", 0),
+            **{name: known[name] for name in RECORDED},
+        )
+
+    @property
+    def front(self) -> list[Record]:
+        """The trials on the front, cheapest first."""
+        return self.record.front
+
+    @property
+    def composed_front(self) -> list[Mixture]:
+        """The mixtures, in which each task has a trial of its own, on their front, cheapest first."""
+        return self.record.composed_front
+
+    def best(self, max_extra_params: int | None = None) -> Record | None:
+        """The most accurate trial on validation within a budget."""
+        return self.record.best(max_extra_params)
+
+    def suite(self) -> Suite:
+        """The study's suite, under its protocol."""
+        return under(load_suite(self.settings["suite_path"]), self.settings["protocol"])
+
+    def base(self) -> MergedBase:
+        """The study's merged base, merged again."""
+        return merge(self.suite(), self.settings["rule"], **self.settings["rule_settings"])
+
+    @cached_property
+    def identity(self) -> str:
+        """Of this study, the same for ever, wherever its folder lies."""
+        return str(self.settings["identity"])
+
+
+RECORDED = ("suite", "note", "base", "base_fingerprint", "protocol", "select", "tasks", "width", "num_blocks",
+            "dearest", "individual_params")  # fmt: skip
+"""Settings that stand in the StudyRecord under the same name."""
+
+
+def load_study(path: str | Path) -> Study:
+    """Open a study to read it; one that is being searched too.
+
+    Raises:
+        ConfigError: there is no study.
+    """
+    folder = Path(path)
+    if not (folder / JOURNAL).is_file():
+        rule = f"a study is a folder with {JOURNAL}"
+        raise ConfigError("study", repr(str(path)), rule, "the --out of a search, such as studies/...")
+    study = Study(folder)
+    if study.journal.noted("references/validation") is None:
+        raise ConfigError("study", f"{folder}, in which nothing was measured", "a study has begun", "search it first")
+    return study
+
+
+def settings_of(
+    sampling: Sampling,
+    base: MergedBase,
+    suite_path: str,
+    protocol: str,
+    select: str,
+    dearest: int,
+    selection: str = StudyRecord.selection,
+) -> dict[str, Any]:
+    """What a study is made with, as plain values; equal for equal studies, but for its identity."""
+    space, suite = sampling.space, base.suite
+    weights = sum(tensor.numel() for tensor in base.state.values())
+    return {
+        "format": FORMAT,
+        "suite": suite.name,
+        "suite_path": suite_path,
+        "suite_fingerprint": suite.fingerprint,
+        "note": suite.file.note,
+        "base": base.label,
+        "rule": base.rule,
+        "rule_settings": dict(base.settings),
+        "base_fingerprint": base.fingerprint,
+        "protocol": protocol,
+        "select": select,
+        "selection": selection,
+        "space": {"intervention": asdict(space.intervention), "training": asdict(space.training)},
+        "search": asdict(space.search),
+        "tasks": suite.task_names,
+        "width": suite.architecture.width,
+        "num_blocks": suite.architecture.blocks,
+        "dearest": dearest,
+        "individual_params": (len(suite.tasks) - 1) * weights,
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with files that are not a study's, before anything is written there.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    mine = (folder / JOURNAL).is_file()
+    foreign = not mine and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    if folder.is_file() or foreign:
+        got = f"{folder}, which holds something else"
+        raise ConfigError("--out", got, "a study has a folder of its own", "a new folder, or one of a study")
+
+
+def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path) -> None:
+    """Begin a new study, or check that the folder's study is this one.
+
+    Raises:
+        ConfigError: the folder holds a study made with other settings.
+    """
+    settings = json.loads(json.dumps(settings))
+    known = journal.settings
+    if known:
+        ours, theirs = _lasting(settings), _lasting(known)
+        differing = sorted(name for name in ours if ours[name] != theirs.get(name))
+        if differing:
+            first = differing[0]
+            got = f"{first} {ours[first]}, but the study there has {theirs.get(first)}"
+            raise ConfigError(f"--out {folder}", got, "a study keeps its space and base", "the same, or another --out")
+    journal.note(SETTINGS, {**settings, "identity": known.get("identity", uuid.uuid4().hex)})
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a study keeps for ever."""
+    passing = ("identity", "suite_path", "note", "selection")
+    kept = {name: value for name, value in settings.items() if name not in passing}
+    kept["search"] = {name: value for name, value in settings["search"].items() if name not in EXTENDS}
+    return kept

@@ -1,0 +1,169 @@
+"""Trials of other studies that need not be trained again: found in this space, checked, and taken over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from intervmerge.engines.stream import STREAM_ERROR
+from intervmerge.errors import ConfigError
+from intervmerge.records.ending import bar
+from intervmerge.records.records import OBJECTIVES, Record
+from intervmerge.space.sampling import MASK, Sampling, key_of, label
+from intervmerge.space.sources import Traced
+from intervmerge.space.space import Choices, Range, WholeRange, domains
+from intervmerge.study.layout import trial_folder
+from intervmerge.study.study import Study, load_study
+from intervmerge.trial.run import FILE
+from intervmerge.trial.unfinished import write_whole
+
+SAME = ("suite_fingerprint", "base_fingerprint", "protocol", "select")
+"""Settings that two studies share if the trials of one are those of the other."""
+
+
+def open_others(paths: str | Path | Sequence[str | Path]) -> list[Study]:
+    """The studies at these paths, or at this one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            found.append(load_study(path))
+        except ConfigError as error:
+            raise ConfigError("--warm-start", *error.args[1:]) from error
+    return found
+
+
+def check_other(other: Study, settings: Mapping[str, Any]) -> None:
+    """Refuse a study whose trials would have come out differently here.
+
+    Raises:
+        ConfigError: it has another suite, base, protocol or choice.
+    """
+    for name in SAME:
+        if other.settings[name] != settings[name]:
+            got = f"{name} {other.settings[name]}, but this search has {settings[name]}"
+            rule = "trials are the same only on the same suite and base, under the same protocol and choice"
+            raise ConfigError(f"--warm-start {other.folder}", got, rule, "a study that shares them, or none")
+
+
+def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list[str]]:
+    """Add to a study every complete trial of another that lies in this space and is not there yet, as complete.
+
+    Returns:
+        How many were added, and the names of those whose file is not what their record says.
+    """
+    journal, select = study.journal, str(other.settings["select"])
+    known = {_key(record): record for record in journal.records() if record.state == "complete"}
+    floor = OBJECTIVES[select](other.record.references["validation"]["merged"])
+    added, broken = 0, []
+    for record in sorted(other.record.complete, key=lambda record: record.measured_by != "exact"):
+        point = None if _key(record) in known else locate(record, sampling)
+        if point is None or not _settled(record, known.values(), select, floor):
+            continue
+        origin = f"{other.folder.resolve().name}/{record.number}"
+        content = _file_of(other, record)
+        if content is None:
+            broken.append(origin)
+            continue
+        number = journal.next_number
+        ours = replace(record.without_test(), number=number, duplicate_of=None, taken_from=origin)
+        folder = trial_folder(study.folder, ours.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / FILE, content)
+        journal.add(ours, point, select, sampling.space.search.max_extra_params)
+        known[_key(ours)] = ours
+        added += 1
+    for trial, left in journal.reopened(select):  # a search that was killed before it was told of the other study
+        if first := known.get(_key(left)):
+            journal.tell(trial, first.repeated(left.number), select)
+    return added, broken
+
+
+def _key(record: Record) -> str:
+    return key_of(record.intervention, record.training, record.seed)
+
+
+def _settled(record: Record, known: Iterable[Record], select: str, floor: float) -> bool:
+    """Whether a record's figures are final here.
+
+    Those of the stream alone are, where a better trial that is known here keeps it off the front; else it is better
+    trained again than taken for worse than it may be.
+    """
+    reach = OBJECTIVES[select](record.scores) + STREAM_ERROR
+    return record.measured_by == "exact" or reach < bar(record.extra_params, known, select, floor)
+
+
+def _file_of(study: Study, record: Record) -> bytes | None:
+    """The file of interventions of a trial; None where it is not what the record says."""
+    try:
+        content = (trial_folder(study.folder, record.number) / FILE).read_bytes()
+    except OSError:
+        return None
+    return content if sha256(content).hexdigest() == record.sha256 else None
+
+
+def locate(record: Record, sampling: Sampling) -> Traced | None:
+    """The point of a space, within its budget, at which a record's configuration lies; None if there is none.
+
+    A value of one setting is a candidate if the configuration stays what it is with it: rank 16 for one cut to rank 4.
+    """
+    budget = sampling.space.search.max_extra_params
+    if budget is not None and record.extra_params > budget:
+        return None
+    axes: dict[str, list[Any]] = {}
+    for name, domain in domains(sampling.space).items():
+        part, _, setting = name.partition(".")
+        known = (record.intervention if part == "intervention" else record.training)[setting]
+        values = [
+            value for value in _candidates(domain, known, sampling.shape.width) if _same(value, name, record, sampling)
+        ]
+        if not values:
+            return None
+        axes[name] = values
+    bits = [int(block in record.intervention["blocks"]) for block in range(sampling.shape.blocks)]
+    masks = {f"intervention.blocks[{block}]": bit for block, bit in enumerate(bits)}
+    for combination in product(*axes.values()):
+        point = Traced({**masks, **dict(zip(axes, combination, strict=True))})
+        try:
+            if sampling.draw(point).key == _key(record):
+                return point
+        except ConfigError:  # each fits on its own, not together
+            continue
+    return None
+
+
+def _candidates(domain: Any, known: Any, width: int) -> list[Any]:
+    """The values of a domain that may stand for a canonical one, as a source gives them."""
+    if isinstance(domain, Choices):
+        return [label(choice) for choice in domain.choices]
+    if isinstance(domain, WholeRange | Range):
+        values = (known, known + width, domain.high, domain.low)  # places in a slice are modulo the width
+        return [value for value in values if domain.low <= value <= domain.high]
+    return [label(domain)]
+
+
+def _same(value: Any, name: str, record: Record, sampling: Sampling) -> bool:
+    """Whether a configuration stays what it is with this value of one setting."""
+    part, _, setting = name.partition(".")
+    if part == "training":
+        return bool(value == record.training[setting])
+    if setting == "blocks":
+        value = record.intervention["blocks"] if value == MASK else _unlabelled(value)
+    try:
+        placed = asdict(sampling.fit({**record.intervention, setting: value}).config)
+    except ConfigError:
+        return False
+    return json.dumps(placed) == json.dumps({name: record.intervention[name] for name in placed})
+
+
+def _unlabelled(value: Any) -> Any:
+    """A list of blocks that `label` made text."""
+    return tuple(json.loads(value)) if isinstance(value, str) and value.startswith("[") else value

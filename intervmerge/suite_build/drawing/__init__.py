@@ -1,0 +1,1 @@
+"""What the images of mini8 are drawn from, and how: one file a kind of picture."""

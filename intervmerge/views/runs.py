@@ -1,0 +1,206 @@
+"""A study in MLflow: one parent run, one child run a trial. A view: it can be made again from the records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from intervmerge.records.composed import BUDGETS
+from intervmerge.records.records import ENDED, Record, StudyRecord, accuracy, agreement, exactly
+from intervmerge.views.tables import composed_rows, error_bars, front_rows
+
+EXPERIMENT = "intervmerge"
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+STUDY, NUMBER, PARENT = "intervmerge.study", "intervmerge.trial", "mlflow.parentRunId"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # by default minutes, and seven times over, while trials wait
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what arrived although nobody answered would be written twice
+}
+"""Read by MLflow whenever it asks a server; a value that the user has set stands."""
+STATUS = {**dict.fromkeys(ENDED, "FINISHED"), "failed": "FAILED"}
+
+
+def local_uri(folder: Path) -> str:
+    """The store of a study that was given no server: a SQLite file in its folder."""
+    return f"sqlite:///{folder.resolve() / DATABASE}"
+
+
+class Runs:
+    """Writes a study to MLflow; the only writer.
+
+    Args:
+        study: what to write.
+        identity: of the study, the same for ever; its runs are found again by it.
+        uri: of the tracking server or database.
+        folder: where artifacts go if the store is a local file; None leaves it to the server.
+    """
+
+    def __init__(self, study: StudyRecord, identity: str, uri: str, folder: Path | None) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        for name in ("alembic", "mlflow"):  # after the import, which sets them; what fails is raised, too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        place = None if folder is None else (folder.resolve() / ARTIFACTS).as_uri()
+        self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, place)
+        known = self._find(f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'")
+        self.parent: str = known[0].info.run_id if known else self._create(study, identity)
+        if not known or not known[0].data.params:  # nor if the server was lost before they came
+            self._describe(study)
+        self._client.update_run(self.parent, status="RUNNING")
+        self.children: dict[int, str] = {}
+        """Trial number to child run id."""
+        self._on_front: dict[int, bool] = {}
+        for run in self._find(f"tags.`{PARENT}` = '{self.parent}'"):
+            number = int(run.data.tags[NUMBER])
+            # not written to its end, for which it is written anew, or twice, as an answer did not arrive
+            if run.info.status == "RUNNING" or number in self.children:
+                self._client.delete_run(run.info.run_id)
+                continue
+            self.children[number] = run.info.run_id
+            self._on_front[number] = run.data.tags.get("on_front") == "true"
+        history = self._client.get_metric_history(self.parent, "front_size")
+        self._steps = len(history)
+
+    def _find(self, condition: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], condition, max_results=1000, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+    def _create(self, study: StudyRecord, identity: str) -> str:
+        tags = {STUDY: identity, NUMBER: "parent", "mlflow.runName": f"study {study.name}", "suite": study.suite,
+                "protocol": study.protocol, "select": study.select, "base": study.base}  # fmt: skip
+        text = (
+            f"{study.caption}\n\nOpen the artifact `pareto.html`. Ready filters for the list of runs: "
+            "`tags.on_front = 'true'`, `tags.on_front = 'true' and metrics.extra_params < 10000`."
+        )
+        return str(self._client.create_run(self._experiment, tags={**tags, "mlflow.note.content": text}).info.run_id)
+
+    def _describe(self, study: StudyRecord) -> None:
+        """Write on the parent what the study was made with."""
+        settings = json.loads(json.dumps(study.settings, default=str))
+        self._client.log_dict(self.parent, settings, "settings.json")
+        self._log(self.parent, {name: json.dumps(value)[:500] for name, value in settings.items()}, {}, 0)
+
+    def _log(self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, step) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+
+    def sync(self, study: StudyRecord) -> None:
+        """Write what is not written yet: ended trials, who is on the front now, the growth of the front."""
+        for trial in study.trials:
+            if trial.state != "running" and trial.number not in self.children:
+                self._child(study, trial)
+        front = {trial.number for trial in study.front}
+        for number, run_id in self.children.items():
+            if self._on_front.get(number, False) != (number in front):
+                self._on_front[number] = number in front
+                self._client.set_tag(run_id, "on_front", str(number in front).lower())
+        for step in range(self._steps + 1, len(study.ended) + 1):
+            self._log(self.parent, {}, growth(study, step), step)
+        self._steps = max(self._steps, len(study.ended))
+
+    def _child(self, study: StudyRecord, trial: Record) -> None:
+        tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
+                "state": trial.state, "on_front": "false", "protocol": study.protocol,
+                "engine": trial.engine, "measured_by": trial.measured_by}  # fmt: skip
+        if trial.duplicate_of is not None:
+            tags["duplicate_of"] = str(trial.duplicate_of)
+        if trial.error:
+            tags["error"] = trial.error.strip()[-4000:]
+        run_id = str(self._client.create_run(self._experiment, tags=tags).info.run_id)
+        params = {**trial.intervention, **trial.training, "seed": trial.seed}
+        if trial.intervention:
+            params["configuration"] = study.words(trial)
+        self._log(run_id, params, metrics_of(trial), trial.rungs[-1].steps if trial.rungs else 0)
+        self._client.set_terminated(run_id, STATUS.get(trial.state, "KILLED"))
+        self.children[trial.number] = run_id
+
+    def finish(self, study: StudyRecord, files: list[Path], status: str = "FINISHED") -> None:
+        """Attach the views, add what was measured on test, and end the parent run."""
+        self.sync(study)
+        for trial in study.front:
+            if test := study.tested(trial):
+                shares = {f"test_accuracy/{task}": counts.accuracy for task, counts in test.items()}
+                self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(test), **shares}, 0)
+            self._error_bars(study, trial)
+        self.attach(study, files)
+        self._client.set_terminated(self.parent, status)
+
+    def _error_bars(self, study: StudyRecord, trial: Record) -> None:
+        """What is known of a trial's seeds as metrics, and as a tag the trial that it cannot be told apart from."""
+        values = error_bars(study, trial)
+        same = values.pop("not_distinguishable_from")
+        self._log(self.children[trial.number], {}, {name: float(v) for name, v in values.items() if v is not None}, 0)
+        if values["gain"] is not None:
+            words = "" if same is None else f"trial {same}"
+            self._client.set_tag(self.children[trial.number], "not_distinguishable_from", words)
+
+    def attach(self, study: StudyRecord, files: list[Path]) -> None:
+        """Both fronts as tables, and files, as artifacts of the parent run."""
+        tables = {"front.json": front_rows(study), "composed.json": [flat(row) for row in composed_rows(study)]}
+        for name, rows in tables.items():
+            # as log_table would write it, which appends to what is there
+            table = {"columns": list(rows[0]) if rows else ["number"], "data": [list(row.values()) for row in rows]}
+            self._client.log_dict(self.parent, table, name)
+        tag = json.dumps([{"path": name, "type": "table"} for name in tables])
+        self._client.set_tag(self.parent, "mlflow.loggedArtifacts", tag)
+        for file in files:
+            self._client.log_artifact(self.parent, str(file))
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed point as cells of a table: one a task, `trial 3: noreft rank 4, ...`."""
+    cells = {name: value for name, value in row.items() if name != "choice"}
+    for task, taken in row["choice"].items():
+        words = taken["configuration"]
+        cells[task] = words if taken["trial"] is None else f"trial {taken['trial']}: {words}"
+    return cells
+
+
+def metrics_of(trial: Record) -> dict[str, float]:
+    """A trial's figures on validation."""
+    metrics = {"extra_params": float(trial.extra_params), "seconds": trial.seconds}
+    if trial.scores:
+        shares = {task: counts.accuracy for task, counts in trial.scores.items()}
+        metrics |= {"accuracy": fmean(shares.values()), "worst_task": min(shares.values())}
+        metrics |= {f"accuracy/{task}": share for task, share in shares.items()}
+        metrics["agreement"] = agreement(trial.scores)
+    return metrics
+
+
+def growth(study: StudyRecord, first: int) -> dict[str, float]:
+    """Figures of the study after so many ended trials."""
+    trials = exactly(study.ended[:first])
+    figures = {
+        "hypervolume": study.hypervolume(first),
+        "composed_hypervolume": study.composed_hypervolume(first),
+        "front_size": float(study.front_size(first)),
+    }
+    for budget in BUDGETS:
+        within = [accuracy(trial.scores) for trial in trials if trial.extra_params <= budget]
+        if within:
+            figures[f"best_accuracy_at/{budget}"] = max(within)
+    return figures

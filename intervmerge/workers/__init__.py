@@ -1,0 +1,1 @@
+"""What runs in Ray: the session, the object store, actors and tasks."""

@@ -1,0 +1,93 @@
+"""What trials share, in Ray's object store: one copy a node, mapped by every process there, read-only by custom.
+
+Torch tensors are mapped without copies only with RAY_ENABLE_ZERO_COPY_TORCH_TENSORS=1 (see session.py). Memory that is
+mapped so can be written to, and every process would see it: nothing in trial/ writes to weights, images or features,
+and a test compares them before and after a search.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from intervmerge.bases.merged import MergedBase
+from intervmerge.merging import State
+from intervmerge.suites.checkpoints import LazyState
+from intervmerge.suites.suite import Suite
+
+
+class SharedState(Mapping[str, Tensor]):
+    """A state in the object store; a process that never reads it never fetches it."""
+
+    def __init__(self, state: State) -> None:
+        self._names = list(state)
+        self._ref = put({name: compact(tensor) for name, tensor in state.items()})
+        self._mapped: dict[str, Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._mapped is None:
+            self._mapped = ray.get(self._ref)
+        return self._mapped[name].float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mapped": None}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """The same values in bf16 where it holds them exactly, as it does those of most stored task vectors."""
+    half = tensor.bfloat16()
+    return half if torch.equal(half.float(), tensor) else tensor
+
+
+def share(base: MergedBase) -> Any:
+    """Put a base, its suite's images and weights into the object store; workers `ray.get` it without copies."""
+    return put(replace(base, suite=shared_suite(base.suite)))
+
+
+def put(value: Any) -> Any:
+    """A reference to a value whose tensors every process of a node maps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tensors mapped so must not be written to, as is said above
+        return ray.put(value)
+
+
+def shared_suite(suite: Suite) -> Suite:
+    """The same suite with its weights in the object store. What is stored on disk is what is stored there."""
+    pretrained = SharedState(suite.pretrained)
+    tasks = []
+    for task, file in zip(suite.tasks, suite.file.tasks, strict=True):
+        names = list(suite.pretrained)
+        if file.finetuned is not None:
+            finetuned: State = SharedState(task.finetuned)
+            vector: State = LazyState(names, partial(difference, finetuned, pretrained))
+        else:
+            vector = SharedState(task.task_vector)
+            finetuned = LazyState(names, partial(total, pretrained, vector))
+        tasks.append(replace(task, finetuned=finetuned, task_vector=vector))
+    multitask = None if suite.multitask is None else SharedState(suite.multitask)
+    shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
+    shared.__dict__["fingerprint"] = suite.fingerprint  # other nodes do not have the files it is computed from
+    return shared
+
+
+def total(first: State, second: State, name: str) -> Tensor:
+    """Sum of one layer of two states."""
+    return first[name] + second[name]
+
+
+def difference(first: State, second: State, name: str) -> Tensor:
+    """Difference of one layer of two states."""
+    return first[name] - second[name]
