@@ -86,3 +86,8 @@ def memory_of(device: torch.device) -> int:
 def cache_folder() -> Path:
     """Where what is worth keeping from run to run lies on this machine."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intervmerge"
+
+
+def cores() -> int:
+    """CPU cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,7 +29,7 @@ import optuna
 from odd_suite import write_odd_suite
 
 from intervmerge.interventions import Interventions
-from intervmerge.records.records import ENDED
+from intervmerge.records.record import ENDED
 from intervmerge.study.journal import JOURNAL, Journal
 from intervmerge.study.layout import TRIALS, trial_folder
 from intervmerge.study.study import load_study

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from faults import Faulty, check, descendants, end, started, wait_for
 
-from intervmerge.records.records import ENDED
+from intervmerge.records.record import ENDED
 from intervmerge.search.views import MLFLOW
 from intervmerge.study.journal import Journal
 from intervmerge.study.layout import trial_folder

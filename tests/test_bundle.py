@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,10 +19,12 @@ from intervmerge.bundle import Bundle, export, load_bundle
 from intervmerge.bundle.model import WEIGHTS
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import InterventionConfig, Interventions
-from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
+from intervmerge.records.record import Record
+from intervmerge.records.scores import accuracy
+from intervmerge.records.study import StudyRecord
 from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, sha256_of
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import Score, measure_student
+from intervmerge.trial.evaluate import measure_student
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, run_trial
 
@@ -51,10 +52,6 @@ class Study:
         return merge(self.suite, "task_arithmetic", scaling=self.scaling)
 
 
-def counts(scores: Mapping[str, Score]) -> Scores:
-    return {task: Counts(score.correct, score.agreeing, score.total) for task, score in scores.items()}
-
-
 def run(number: int, intervention: InterventionConfig, bench: Bench, folder: Path) -> Record:
     """A trial and its record; the first is measured on test, the second only on what a mixture takes from it."""
     config = TrialConfig(
@@ -72,9 +69,9 @@ def run(number: int, intervention: InterventionConfig, bench: Bench, folder: Pat
         intervention=asdict(result.placement.config),
         training=asdict(config.training),
         extra_params=result.extra_params,
-        rungs=[RungRecord(rung.steps, rung.seconds, counts(rung.scores)) for rung in result.rungs],
+        rungs=result.rungs,
         sha256=sha256_of(own / FILE),
-        test=counts(test),
+        test=test,
     )
 
 
@@ -88,8 +85,8 @@ def study(odd: Suite, tmp_path_factory: pytest.TempPathFactory) -> Study:
     bench = Bench(base, "cpu")
     known = {
         split: {
-            "merged": counts(bench.measure(None, split)),
-            "individual": counts(references(bench, split)["individual"]),
+            "merged": bench.measure(None, split),
+            "individual": references(bench, split)["individual"],
         }
         for split in ("validation", "test")
     }

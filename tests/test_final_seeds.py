@@ -26,10 +26,11 @@ from intervmerge.errors import ConfigError
 from intervmerge.machine import GIB, Machine
 from intervmerge.pareto import Floats
 from intervmerge.records.bits import packed, unpacked
-from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
+from intervmerge.records.record import Record, Rung
 from intervmerge.records.repeats import Repeat, pooled
+from intervmerge.records.scores import Score, Scores, accuracy
 from intervmerge.records.spread import Gain, bootstrap, gain, spread_of
-from intervmerge.search.finalists import train_again, within_memory
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import SearchPlan
 from intervmerge.search.run import is_whole
 from intervmerge.settings import read_settings
@@ -44,8 +45,9 @@ from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.views.plots import payload, write_png
 from intervmerge.views.runs import NUMBER, local_uri
 from intervmerge.views.tables import error_bars, front_rows
+from intervmerge.workers.seat import Seat
 from intervmerge.workers.session import ray_session
-from intervmerge.workers.worker import Seat, features, fill_caches
+from intervmerge.workers.tasks import features, fill_caches, train_again, within_memory
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -67,8 +69,9 @@ search: {trials: 5, final_seeds: 1}
 
 def seen(*right: Floats, seed: int = 0) -> Repeat:
     """A model that is right on these images of each task: [images] of 0 and 1."""
-    test = {task: Counts(int(own.sum()), 0, own.size) for task, own in zip(TASKS, right, strict=True)}
-    return Repeat(seed, test, test, {t: packed(own > 0) for t, own in zip(TASKS, right, strict=True)})
+    own = zip(TASKS, right, strict=True)
+    test = {task: Score(int(one.sum()), 0, one.size, right=packed(one > 0)) for task, one in own}
+    return Repeat(seed, test, test)
 
 
 def images(count: int, share: float, seed: int) -> Floats:
@@ -167,8 +170,9 @@ def test_a_gain_is_averaged_over_seeds_whose_numbers_may_differ() -> None:
 
 def test_nothing_is_compared_where_images_are_not_known() -> None:
     model = seen(np.ones(60), np.ones(60))
-    assert gain([model], [replace(model, right={})], TASKS, over=0) is None
-    some = gain([model, replace(model, right={"digits": "ff"})], [model], TASKS, over=0)
+    blind = {task: replace(score, right="") for task, score in model.test.items()}
+    assert gain([model], [replace(model, test=blind)], TASKS, over=0) is None
+    some = gain([model, replace(model, test={**blind, "digits": model.test["digits"]})], [model], TASKS, over=0)
     assert some is not None
     assert some.mean == 0  # by the seed whose images are known
 
@@ -187,18 +191,18 @@ def test_the_spread_is_the_sample_standard_deviation_and_of_one_seed_there_is_no
 
 
 def scores(*correct: int) -> Scores:
-    return {task: Counts(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
+    return {task: Score(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
 
 
 def repeat(seed: int, *correct: int) -> Repeat:
     """So many images of 100 are right, the first ones, on `test` as on `validation`."""
-    right = {task: packed(np.arange(100) < c) for task, c in zip(TASKS, correct, strict=True)}
-    return Repeat(seed, scores(*correct), scores(*correct), right, "ab", 3.0)
+    test = {task: replace(s, right=packed(np.arange(100) < s.correct)) for task, s in scores(*correct).items()}
+    return Repeat(seed, scores(*correct), test, "ab", 3.0)
 
 
 def trial(number: int, extra_params: int, *correct: int, repeats: tuple[Repeat, ...] = (), **more: Any) -> Record:
     own = repeat(0, *correct)
-    values = {"rungs": (RungRecord(60, 3.0, own.scores),), "test": own.test, "right": own.right, "repeats": repeats}
+    values = {"rungs": (Rung(60, 3.0, own.scores),), "test": own.test, "repeats": repeats}
     training = {"learning_rate": 0.01, "steps": 60}
     return Record(number, "complete", 0, CONFIGURATION, training, extra_params, **{**values, **more})
 
@@ -212,16 +216,16 @@ def study(*trials: Record, **more: Any) -> StudyRecord:
 def test_a_record_with_repeats_is_the_same_after_json_and_an_old_one_has_none() -> None:
     record = trial(0, 400, 70, 60, repeats=(repeat(1, 68, 61), repeat(2, 71, 59)))
     again = Record.from_json(json.loads(json.dumps(record.to_json())))
-    assert (again.repeats, again.right, again.by_seed) == (record.repeats, record.right, record.by_seed)
+    assert (again.repeats, again.test, again.by_seed) == (record.repeats, record.test, record.by_seed)
     assert Repeat.from_json(json.loads(json.dumps(record.repeats[0].to_json()))) == record.repeats[0]
-    old = {name: value for name, value in record.to_json().items() if name not in ("repeats", "right")}
-    assert (Record.from_json(old).repeats, Record.from_json(old).right) == ((), {})
+    old = {name: value for name, value in record.to_json().items() if name != "repeats"}
+    assert Record.from_json(old).repeats == ()
 
 
 def test_an_equal_configuration_elsewhere_has_neither_test_figures_nor_repeats() -> None:
     record = trial(0, 400, 70, 60, repeats=(repeat(1, 68, 61),))
     for other in (record.repeated(5), record.without_test()):
-        assert (other.test, other.right, other.repeats) == ({}, {}, ())
+        assert (other.test, other.repeats) == ({}, ())
 
 
 def test_the_journal_keeps_repeats_beside_their_trial_and_optuna_does_not_hear_of_them(tmp_path: Path) -> None:
@@ -234,7 +238,7 @@ def test_the_journal_keeps_repeats_beside_their_trial_and_optuna_does_not_hear_o
         journal.keep_repeat(0, repeat(seed, 68, 61))
     kept = Journal(tmp_path).records()[0]
     assert [own.seed for own in kept.repeats] == [2, 10]
-    assert (kept.right, kept.test) == (record.right, record.test)
+    assert kept.test == record.test
     assert journal.study.get_trials() == before
 
 
@@ -255,7 +259,7 @@ def test_repeats_move_no_front() -> None:
 
 
 def test_counts_of_several_seeds_are_summed() -> None:
-    assert pooled([scores(70, 60), scores(68, 61)]) == {"digits": Counts(138, 138, 200), "flags": Counts(121, 121, 200)}
+    assert pooled([scores(70, 60), scores(68, 61)]) == {"digits": Score(138, 138, 200), "flags": Score(121, 121, 200)}
 
 
 def test_a_mixture_is_chosen_by_all_seeds_and_shows_the_model_that_is_exported() -> None:
@@ -271,11 +275,12 @@ def test_a_mixture_is_chosen_by_all_seeds_and_shows_the_model_that_is_exported()
     worse = study(replace(lucky, repeats=(repeat(1, 73, 50),)), steady, selection="raw").composed.best()
     assert worse is not None
     assert (worse.choice["digits"], worse.expected_shares["digits"]) == (0, pytest.approx(0.74))
-    assert (worse.scores["digits"], worse.test_scores["digits"]) == (Counts(75, 75, 100), Counts(75, 75, 100))
+    assert worse.scores["digits"] == Score(75, 75, 100)
+    assert (worse.test_scores["digits"].correct, worse.test_scores["digits"].total) == (75, 100)
 
 
 def test_where_seeds_are_compared_a_figure_without_its_images_is_measured_again() -> None:
-    old = trial(0, 400, 60, 60, right={})
+    old = trial(0, 400, 60, 60, test=scores(60, 60))
     assert study(old).untested == {}
     assert study(old, final_seeds=1).untested == {0: ["digits", "flags"]}
     assert study(trial(0, 400, 60, 60), final_seeds=1).untested == {}
@@ -384,8 +389,8 @@ def test_every_repeat_has_its_file_and_as_many_images_right_as_it_counts(studied
     record = load_study(studied).record
     for finalist in record.front:
         for own in finalist.by_seed:
-            for task, counted in own.test.items():
-                assert unpacked(own.right[task], counted.total).sum() == counted.correct
+            for counted in own.test.values():
+                assert unpacked(counted.right, counted.total).sum() == counted.correct
         for own in finalist.repeats:
             folder = repeat_folder(studied, finalist.number, own.seed)
             assert [path.name for path in folder.iterdir()] == [FILE]
@@ -434,7 +439,6 @@ def test_a_repeat_with_the_trials_own_seed_is_the_trial_bit_for_bit(studied: Pat
     tensors = features(base, seat, ("adapt", "validation", "test"))
     own = train_again(base, tensors, seat, finalist, finalist.seed)
     assert (own.sha256, own.scores, own.test) == (finalist.sha256, finalist.scores, finalist.test)
-    assert own.right == finalist.right
     written = repeat_folder(folder, finalist.number, finalist.seed) / FILE
     assert written.read_bytes() == (trial_folder(folder, finalist.number) / FILE).read_bytes()
     assert train_again(base, tensors, seat, finalist, finalist.seed) == own  # its seconds too: it was only heard again

@@ -16,15 +16,17 @@ from odd_suite import TASKS as CLASSES
 from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.machine import Machine
-from intervmerge.records.known_cost import MARGIN, STOPPING, Bars, bars, error_of_difference
-from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord
+from intervmerge.records.record import Record, Rung
+from intervmerge.records.scores import Score, Scores
+from intervmerge.records.stopping import MARGIN, STOPPING, Bars, bars, error_of_difference
+from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import Rung
 from intervmerge.trial.run import FILE, Bench, rungs
-from intervmerge.workers.worker import Seat, Worker
+from intervmerge.workers.seat import Seat
+from intervmerge.workers.worker import Worker
 
 STEPS = TrialConfig(training=TrainingConfig(steps=6, batch=8, rungs=(2, 4)))
 TASKS = tuple(CLASSES)
@@ -103,12 +105,12 @@ def test_tasks_that_are_measured_again_are_exact_and_the_others_are_the_streams(
 
 
 def counted(*correct: int, total: int = 100) -> Scores:
-    return {task: Counts(right, right, total) for task, right in zip(TASKS, correct, strict=True)}
+    return {task: Score(right, right, total) for task, right in zip(TASKS, correct, strict=True)}
 
 
 def record(number: int, extra_params: int, *rungs: Scores, state: str = "complete", **more: Any) -> Record:
     """A trial with rungs after 2, 4, ... steps."""
-    found = tuple(RungRecord(2 * (i + 1), 1.0, scores, **more) for i, scores in enumerate(rungs))
+    found = tuple(Rung(2 * (i + 1), 1.0, scores, **more) for i, scores in enumerate(rungs))
     return Record(number, state, 0, {}, {}, extra_params, rungs=found)  # type: ignore[arg-type]
 
 
@@ -148,7 +150,7 @@ def test_the_cheapest_trial_is_never_stopped() -> None:
 
 def test_a_stopped_task_is_no_bar_at_later_rungs() -> None:
     one = record(0, 10, counted(50, 50, 50))
-    rungs = (one.rungs[0], RungRecord(4, 1.0, counted(50, 60, 60), stopped={TASKS[0]: 2}))
+    rungs = (one.rungs[0], Rung(4, 1.0, counted(50, 60, 60), stopped={TASKS[0]: 2}))
     found = bars(10, [replace(one, state="partial", rungs=rungs)], MERGED, "accuracy")
     assert found.whole == {2: 0.5}
     assert set(found.tasks[4]) == set(TASKS[1:])
@@ -157,7 +159,7 @@ def test_a_stopped_task_is_no_bar_at_later_rungs() -> None:
 def test_noise_is_that_of_two_independent_shares() -> None:
     one = counted(50, 50, 50)
     assert error_of_difference(one, "accuracy") == pytest.approx(sqrt(2 * 0.25 / 100 / 3))
-    assert error_of_difference({"red": Counts(50, 50, 100)}, "accuracy") == pytest.approx(sqrt(2 * 0.25 / 100))
+    assert error_of_difference({"red": Score(50, 50, 100)}, "accuracy") == pytest.approx(sqrt(2 * 0.25 / 100))
 
 
 def test_what_is_worse_by_less_than_the_noise_goes_on() -> None:

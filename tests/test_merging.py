@@ -26,7 +26,7 @@ from intervmerge.merging import (
     selection,
     task_vector,
 )
-from intervmerge.merging.selection import trim_threshold
+from intervmerge.merging.magnitudes import trim_threshold
 
 SHAPES: dict[str, tuple[int, ...]] = {"class_embedding": (7,), "conv1.weight": (4, 3, 2, 2), "proj": (5, 11)}
 TASKS = ["street", "digits", "cars", "textures"]

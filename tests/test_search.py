@@ -25,7 +25,7 @@ from intervmerge.cli.search import main as search
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
-from intervmerge.records.records import accuracy
+from intervmerge.records.scores import accuracy
 from intervmerge.search.views import VIEWS
 from intervmerge.space.sampling import SAMPLERS, Sampling
 from intervmerge.space.space import read_space, schema, shipped

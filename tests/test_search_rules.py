@@ -26,9 +26,11 @@ from intervmerge.cli.search import main as search
 from intervmerge.errors import IntervMergeError
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.machine import GIB, Machine
-from intervmerge.records import ending as stopping
+from intervmerge.records import ending
 from intervmerge.records.ending import FAILURES, GROWTH, Stopping, hung_after, stalled
-from intervmerge.records.records import Counts, Record, RungRecord, StudyRecord
+from intervmerge.records.record import Record, Rung
+from intervmerge.records.scores import Score
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
 from intervmerge.search.searcher import LISTED, OptunaSearcher
 from intervmerge.search.watch import Silence
@@ -46,8 +48,9 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, Bench
 from intervmerge.trial.unfinished import write_whole
+from intervmerge.workers.seat import Seat, is_out_of_memory
 from intervmerge.workers.session import ray_session
-from intervmerge.workers.worker import Seat, Worker, is_out_of_memory
+from intervmerge.workers.worker import Worker
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -63,7 +66,7 @@ intervention:
   slice_width: {choices: ["1/1", "1/6"]}
 search: {trials: 5}
 """
-MERGED = {task: Counts(10, 10, 80) for task in ("red", "green", "blue")}
+MERGED = {task: Score(10, 10, 80) for task in ("red", "green", "blue")}
 SMALL = SPACE.replace("[all, mask]", "[all, [1, 3], [2]]")
 
 
@@ -73,10 +76,10 @@ def write(path: Path, text: str = SPACE, **search: object) -> Path:
     return path
 
 
-def score(record: Record) -> RungRecord:
+def score(record: Record) -> Rung:
     """Figures that grow with the parameters, by a rule that a sampler can learn."""
     correct = 20 + 2 * record.extra_params.bit_length()
-    return RungRecord(4, 1.0, {task: Counts(correct, correct, 80) for task in ("red", "green", "blue")})
+    return Rung(4, 1.0, {task: Score(correct, correct, 80) for task in ("red", "green", "blue")})
 
 
 def drive(searcher: OptunaSearcher, count: int, finish: Callable[[Record], Record] | None = None) -> list[Record]:
@@ -212,7 +215,7 @@ def studied(
     space: Path,
     suite: Path,
     count: int,
-    figures: Callable[[Record], RungRecord] = score,
+    figures: Callable[[Record], Rung] = score,
     **plan: Any,
 ) -> tuple[Study, Prepared]:
     """A study without Ray: real journal, settings and files; its figures are made up."""
@@ -222,7 +225,7 @@ def studied(
     journal = Journal(folder, SAMPLERS["random"](0))
     dearest = sampling.cost_range()[1]
     take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
-    scores = {name: {task: asdict(Counts(correct, correct, 80)) for task in base.suite.task_names}
+    scores = {name: {task: asdict(Score(correct, correct, 80)) for task in base.suite.task_names}
               for name, correct in (("merged", 10), ("individual", 80))}  # fmt: skip
     journal.note("references/validation", scores)
     bench = Bench(base, Machine(device="cpu", cache_gib=0))
@@ -231,7 +234,7 @@ def studied(
     return Study(folder, journal), prepared
 
 
-def trained(record: Record, bench: Bench, folder: Path, figures: Callable[[Record], RungRecord]) -> Record:
+def trained(record: Record, bench: Bench, folder: Path, figures: Callable[[Record], Rung]) -> Record:
     """A record with a real file; training is left out."""
     values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
     config = read_settings(TrialConfig, values, "")
@@ -324,9 +327,9 @@ def test_a_file_that_is_not_what_its_record_says_is_not_taken_over(odd_folder: P
 def test_figures_of_the_stream_are_taken_over_only_where_a_better_trial_is_known_here(
     odd_folder: Path, tmp_path: Path
 ) -> None:
-    def figures(record: Record) -> RungRecord:
+    def figures(record: Record) -> Rung:
         exact = record.intervention["formula"] == "lobireft"  # the cheapest, and the best
-        return RungRecord(4, 1.0, {t: Counts(40 if exact else 30, 30, 80) for t in ("red", "green", "blue")},
+        return Rung(4, 1.0, {t: Score(40 if exact else 30, 30, 80) for t in ("red", "green", "blue")},
                           measured_by="exact" if exact else "stream")  # fmt: skip
 
     text = SMALL.replace(", consreft", "").replace("[all, [1, 3], [2]]", "[all]").replace('["1/1", "1/6"]', '["1/1"]')
@@ -380,11 +383,11 @@ def test_a_study_whose_trials_would_differ_here_is_refused_before_ray_starts(
 def record_of(accuracies: Sequence[float]) -> StudyRecord:
     """A study whose trials have these accuracies, each a little cheaper than the one before."""
 
-    def counts(share: float) -> dict[str, Counts]:
-        return {"red": Counts(round(share * 10_000), 0, 10_000)}
+    def counts(share: float) -> dict[str, Score]:
+        return {"red": Score(round(share * 10_000), 0, 10_000)}
 
     trials = [
-        Record(n, "complete", 0, {}, {}, 1_000 - n, rungs=(RungRecord(2, 1.0 * n, counts(a)),))
+        Record(n, "complete", 0, {}, {}, 1_000 - n, rungs=(Rung(2, 1.0 * n, counts(a)),))
         for n, a in enumerate(accuracies)
     ]
     known = {"merged": counts(0.5), "individual": counts(1.0)}
@@ -464,7 +467,7 @@ def test_a_searcher_begins_no_trial_once_there_is_a_reason_and_says_it_once(tmp_
 def test_trials_hang_after_twenty_times_the_median_rung_but_not_before_ten_minutes() -> None:
     study = record_of([0.6])
     assert hung_after(record_of([])) == hung_after(study) == 600.0
-    slow = replace(study.trials[0], rungs=tuple(RungRecord(n, 40.0 * n, {}) for n in (1, 2, 3)))
+    slow = replace(study.trials[0], rungs=tuple(Rung(n, 40.0 * n, {}) for n in (1, 2, 3)))
     assert hung_after(replace(study, trials=[slow])) == 20 * 40.0
 
 
@@ -627,8 +630,8 @@ def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
     (out / "trials" / "1").mkdir(parents=True)
     os.mkfifo(out / "trials" / "1" / unfinished.FILE)  # whoever opens it waits for ever
     Journal(out, SAMPLERS["random"](0))
-    monkeypatch.setattr(stopping, "HUNG_SECONDS", 4.0)
-    monkeypatch.setattr(stopping, "HUNG_RUNGS", 2.0)
+    monkeypatch.setattr(ending, "HUNG_SECONDS", 4.0)
+    monkeypatch.setattr(ending, "HUNG_RUNGS", 2.0)
     began = time.monotonic()
     assert search(command(write(tmp_path / "s.yaml", trials=3), odd_folder, out)) == 0
     assert time.monotonic() - began < 120

@@ -23,7 +23,9 @@ from pydantic import ValidationError
 from intervmerge import pareto
 from intervmerge.errors import ConfigError
 from intervmerge.records.composed import BUDGETS, budget_of
-from intervmerge.records.records import OBJECTIVES, Counts, Record, RungRecord, StudyRecord, accuracy, agreement
+from intervmerge.records.record import Record, Rung
+from intervmerge.records.scores import OBJECTIVES, Score, accuracy, agreement
+from intervmerge.records.study import StudyRecord
 from intervmerge.study.journal import Journal
 from intervmerge.views.plots import MEASURES, PLACEHOLDER, TEMPLATE, short, spread, write_html, write_png
 from intervmerge.views.runs import flat, growth
@@ -35,12 +37,12 @@ EVERYWHERE = {"formula": "noreft", "rank": 4, "blocks": list(range(12)), "token"
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- <script> https://evil.example & \u2028'
 
 
-def scores(correct: int, agreeing: int | None = None) -> dict[str, Counts]:
-    return {task: Counts(correct, correct if agreeing is None else agreeing, 100) for task in TASKS}
+def scores(correct: int, agreeing: int | None = None) -> dict[str, Score]:
+    return {task: Score(correct, correct if agreeing is None else agreeing, 100) for task in TASKS}
 
 
 def trial(number: int, correct: int, extra_params: int, **more: Any) -> Record:
-    rungs = (RungRecord(30, 1.5, scores(correct - 1)), RungRecord(60, 3.0, scores(correct)))
+    rungs = (Rung(30, 1.5, scores(correct - 1)), Rung(60, 3.0, scores(correct)))
     return Record(**{"number": number, "state": "complete", "seed": 0, "intervention": EVERYWHERE, "training": {},
                      "extra_params": extra_params, "rungs": rungs, **more})  # fmt: skip
 
@@ -96,7 +98,7 @@ def test_a_record_of_an_unknown_state_is_refused() -> None:
 
 
 def test_accuracy_weighs_tasks_alike_however_many_images_they_have() -> None:
-    uneven = {"digits": Counts(10, 5, 10), "flags": Counts(0, 1000, 1000)}
+    uneven = {"digits": Score(10, 5, 10), "flags": Score(0, 1000, 1000)}
     assert (accuracy(uneven), agreement(uneven)) == (0.5, 0.75)
 
 
@@ -118,8 +120,8 @@ def test_the_best_within_a_budget_is_the_dearest_of_the_front_that_fits() -> Non
 
 
 def test_a_study_that_chooses_by_agreement_has_the_front_of_agreement() -> None:
-    right = trial(0, 80, 300, rungs=(RungRecord(60, 1.0, scores(80, 40)),))
-    alike = trial(1, 40, 900, rungs=(RungRecord(60, 1.0, scores(40, 80)),))
+    right = trial(0, 80, 300, rungs=(Rung(60, 1.0, scores(80, 40)),))
+    alike = trial(1, 40, 900, rungs=(Rung(60, 1.0, scores(40, 80)),))
     assert [t.number for t in study(right, alike).front] == [0]
     assert [t.number for t in study(right, alike, select="teacher_agreement").front] == [1]
 
@@ -138,10 +140,10 @@ def test_the_hypervolume_never_falls_as_trials_come_in() -> None:
 
 def uneven(number: int, extra_params: int, *correct: int, test: Mapping[str, int] | None = None) -> Record:
     """A trial that is right on so many of 100 images of each of TASKS, and on `test` for some of them."""
-    own = {task: Counts(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
-    tested = {task: Counts(right, right, 100) for task, right in (test or {}).items()}
+    own = {task: Score(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
+    tested = {task: Score(right, right, 100) for task, right in (test or {}).items()}
     training = {"learning_rate": 0.01, "steps": 60}
-    return trial(number, 0, extra_params, rungs=(RungRecord(60, 3.0, own),), training=training, test=tested)
+    return trial(number, 0, extra_params, rungs=(Rung(60, 3.0, own),), training=training, test=tested)
 
 
 def drawn(seed: int, number: int = 12, **more: Any) -> StudyRecord:
@@ -219,7 +221,7 @@ def test_both_axes_of_the_composed_front_grow_from_above_the_merged_base() -> No
 
 
 def test_only_trials_measured_exactly_to_their_end_are_mixed() -> None:
-    streamed = trial(1, 0, 400, rungs=(RungRecord(60, 1.0, scores(89), measured_by="stream"),))
+    streamed = trial(1, 0, 400, rungs=(Rung(60, 1.0, scores(89), measured_by="stream"),))
     unfinished = trial(2, 80, 400, state="running")
     mixtures = study(uneven(0, 400, 60, 60), streamed, unfinished).composed_front
     assert {number for m in mixtures for number in m.choice.values()} <= {0, None}
@@ -260,7 +262,7 @@ def test_the_raw_composed_hypervolume_never_falls_as_trials_come_in() -> None:
 def measured(record: StudyRecord, right: int = 60) -> StudyRecord:
     """The same study after what is untested was measured."""
     known = {
-        number: record.trials[number].with_test({task: Counts(right, right, 100) for task in tasks})
+        number: record.trials[number].with_test({task: Score(right, right, 100) for task in tasks})
         for number, tasks in record.untested.items()
     }
     return replace(record, trials=[known.get(one.number, one) for one in record.trials])
@@ -285,8 +287,8 @@ def test_the_journal_keeps_what_was_measured_of_other_tasks(tmp_path: Path) -> N
     asked, record = journal.study.ask(), uneven(0, 400, 70, 50)
     journal.tell(asked, record, "accuracy")
     for task, right in (("flags", 48), ("digits", 66)):
-        journal.keep_test(record.with_test({task: Counts(right, right, 100)}))
-    assert journal.records()[0].test == {"flags": Counts(48, 48, 100), "digits": Counts(66, 66, 100)}
+        journal.keep_test(record.with_test({task: Score(right, right, 100)}))
+    assert journal.records()[0].test == {"flags": Score(48, 48, 100), "digits": Score(66, 66, 100)}
 
 
 def test_optimism_is_validation_minus_test_where_every_choice_was_measured() -> None:

@@ -17,11 +17,11 @@ from intervmerge.engines.caches import NO_CACHES
 from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
+from intervmerge.records.scores import accuracy
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
-from intervmerge.trial.evaluate import mean_accuracy
 from intervmerge.trial.moments import moments
 from intervmerge.trial.run import FILE, Bench, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep
@@ -229,7 +229,7 @@ def test_accuracy_is_correct_over_total(bench: Bench) -> None:
         teacher = task.logits(bench.teachers("validation")[task.name]).argmax(-1)
         assert torch.equal(teacher, task.splits["validation"].labels)  # so agreement is accuracy in this suite
         assert scores[task.name].agreeing == scores[task.name].correct
-    assert mean_accuracy(scores) == pytest.approx(sum(s.correct / s.total for s in scores.values()) / len(scores))
+    assert accuracy(scores) == pytest.approx(sum(s.correct / s.total for s in scores.values()) / len(scores))
 
 
 def test_moments_are_those_of_the_points_that_hooks_collect(bench: Bench) -> None:

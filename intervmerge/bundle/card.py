@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from intervmerge.bundle.model import BundleFile, Origin
-from intervmerge.records.records import Scores, StudyRecord, accuracy, in_words
+from intervmerge.records.scores import Scores, accuracy
+from intervmerge.records.study import StudyRecord
+from intervmerge.records.words import in_words
 from intervmerge.suites.suite import SuiteFile
 from intervmerge.views.tables import NOTHING
 

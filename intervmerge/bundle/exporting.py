@@ -29,7 +29,8 @@ from intervmerge.bundle.model import (
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.records.composed import Mixture
-from intervmerge.records.records import Record, StudyRecord
+from intervmerge.records.record import Record
+from intervmerge.records.study import StudyRecord
 from intervmerge.study.layout import trial_folder
 from intervmerge.suites.checkpoints import write_state
 from intervmerge.suites.suite import Suite, sha256_of

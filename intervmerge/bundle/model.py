@@ -19,7 +19,7 @@ from intervmerge.engines.exact import edit_of
 from intervmerge.errors import CheckpointError, ConfigError, nearest
 from intervmerge.interventions import Interventions
 from intervmerge.machine import find_device
-from intervmerge.records.records import Counts, accuracy
+from intervmerge.records.scores import Score, accuracy
 from intervmerge.settings import read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
@@ -90,9 +90,9 @@ class BundleFile:
     tasks: list[BundleTask]
     extra_params: int
     """Kept beside the merged weights, over all tasks and blocks."""
-    validation: dict[str, Counts]
+    validation: dict[str, Score]
     """By task, as the study measured; the point was chosen by these."""
-    test: dict[str, Counts]
+    test: dict[str, Score]
     """Empty where it was not measured for every task."""
     expected: float | None = None
     """Where each task has its own trial: the mean over tasks by which they were chosen."""

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from intervmerge.engines.caches import FEWEST, plan_caches
-from intervmerge.machine import Machine
+from intervmerge.machine import Machine, cores
 from intervmerge.search.plan import Prepared, choose_base
 from intervmerge.search.watch import Silence
 from intervmerge.space.sampling import DRAWS, Drawn
@@ -58,8 +58,6 @@ def _size(prepared: Prepared) -> list[str]:
 
 def _cost(prepared: Prepared) -> list[str]:
     """Expected seconds of trials, from one of each engine timed on a few images with the threads of one worker."""
-    from intervmerge.workers.worker import cores  # imports Ray, which is slow
-
     sampling = prepared.sampling
     drawn = [d for d in sampling.sample(DRAWS) if d is not None]
     gpus = torch.cuda.device_count() if prepared.device.startswith("cuda") else 0

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
     parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
-    parser.add_argument("--stopping", help="at a rung: none, trial, task (records/known_cost.py)")
+    parser.add_argument("--stopping", help="at a rung: none, trial, task (records/stopping.py)")
     parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip

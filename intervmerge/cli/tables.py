@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from intervmerge.records.scores import Score
     from intervmerge.suites.suite import Suite
-    from intervmerge.trial.evaluate import Score
     from intervmerge.trial.sweep import Candidate
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from intervmerge.cli.arguments import add_base_arguments, add_limits, choose_base, open_suite
 
 if TYPE_CHECKING:
+    from intervmerge.records.record import Rung
     from intervmerge.trial.config import TrialConfig
-    from intervmerge.trial.evaluate import Rung
 
 SLICE_FLAGS = ("slice_width", "slice_start", "slice_shift")
 INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start")

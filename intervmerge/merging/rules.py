@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from intervmerge.errors import CheckpointError, ConfigError, lookup, nearest
-from intervmerge.merging.selection import trim_threshold
+from intervmerge.merging.magnitudes import trim_threshold
 from intervmerge.merging.task_vectors import State, check_tasks, layer_chunks, spread
 from intervmerge.seeding import generator
 

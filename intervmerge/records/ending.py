@@ -7,7 +7,9 @@ from itertools import pairwise
 from statistics import median
 
 from intervmerge.errors import IntervMergeError
-from intervmerge.records.records import ENDED, OBJECTIVES, Record, StudyRecord, exactly
+from intervmerge.records.record import ENDED, Record
+from intervmerge.records.scores import OBJECTIVES
+from intervmerge.records.study import StudyRecord, exactly
 
 GROWTH = 0.001
 """Of the hypervolume's maximum; a front that gains no more than this has not grown."""

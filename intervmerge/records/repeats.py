@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from intervmerge.records.scores import Counts, Scores
+from intervmerge.records.scores import Score, Scores, images_known
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class Repeat:
     """Counts on `validation`."""
     test: Scores
     """Counts on `test`."""
-    right: Mapping[str, str] = field(default_factory=dict)
-    """By task, which images of `test` are right: see records/bits.py. Empty where only counts were kept."""
     sha256: str = ""
     """Of the file of interventions."""
     seconds: float = 0.0
     """Training and measuring."""
+
+    @property
+    def images_known(self) -> list[str]:
+        """Tasks of which it is known which images of `test` are right."""
+        return images_known(self.test)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,7 +46,7 @@ _REPEATS = TypeAdapter(Repeat)
 def pooled(runs: Sequence[Scores]) -> Scores:
     """Counts of several models together, by task: the shares are their means, and their noise is smaller."""
     return {
-        task: Counts(
+        task: Score(
             correct=sum(scores[task].correct for scores in runs),
             agreeing=sum(scores[task].agreeing for scores in runs),
             total=sum(scores[task].total for scores in runs),

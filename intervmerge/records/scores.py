@@ -1,4 +1,4 @@
-"""How often a model was right: counts by task, and the shares that a study chooses by."""
+"""How a model does: counts by task, and the shares that a study chooses by."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from statistics import fmean
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How often a model was right on the images of one split of one task."""
+class Score:
+    """How a model does on the images of one split of one task."""
 
     correct: int
+    """Images whose label has the highest logit."""
     agreeing: int
-    """Images classified as the teacher does."""
+    """Images classified as the teacher does; needs no labels."""
     total: int
+    bias: float | None = None
+    """Mean absolute difference from the teacher's feature, per element (Representation Surgery, arXiv:2402.02705);
+    None where it was not kept."""
+    right: str = ""
+    """On `test`, which images are right: see bits.py. Empty where only counts were kept."""
 
     @property
     def accuracy(self) -> float:
@@ -27,8 +33,8 @@ class Counts:
         return self.agreeing / self.total
 
 
-Scores = Mapping[str, Counts]
-"""Task to counts."""
+Scores = Mapping[str, Score]
+"""Task to score."""
 
 
 def accuracy(scores: Scores) -> float:
@@ -39,6 +45,11 @@ def accuracy(scores: Scores) -> float:
 def agreement(scores: Scores) -> float:
     """Share of images classified as the teachers do, unweighted mean over tasks, 0..1; NaN without scores."""
     return fmean(counts.agreement for counts in scores.values()) if scores else float("nan")
+
+
+def images_known(scores: Scores) -> list[str]:
+    """Tasks of which it is known which images are right."""
+    return [task for task, score in scores.items() if score.right]
 
 
 OBJECTIVES = {"accuracy": accuracy, "teacher_agreement": agreement}

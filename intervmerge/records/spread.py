@@ -61,7 +61,7 @@ def gain(dear: Sequence[Repeat], cheap: Sequence[Repeat], tasks: Sequence[str], 
         tasks: of which accuracy is the mean.
         over: number of the other's trial.
     """
-    pair = [[run for run in runs if all(run.right.get(task) for task in tasks)] for runs in (dear, cheap)]
+    pair = [[run for run in runs if set(tasks) <= set(run.images_known)] for runs in (dear, cheap)]
     if not all(pair):
         return None
     differences = [_right(pair[0], task) - _right(pair[1], task) for task in tasks]
@@ -71,7 +71,7 @@ def gain(dear: Sequence[Repeat], cheap: Sequence[Repeat], tasks: Sequence[str], 
 
 def _right(runs: Sequence[Repeat], task: str) -> Floats:
     """[images], 0..1: the share of seeds with which each image of `test` is right."""
-    rows = [unpacked(run.right[task], run.test[task].total) for run in runs]
+    rows = [unpacked(run.test[task].right, run.test[task].total) for run in runs]
     shares: Floats = np.mean(rows, axis=0, dtype=np.float64)
     return shares
 

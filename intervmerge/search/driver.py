@@ -15,9 +15,10 @@ from ray.tune import TuneError
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.errors import ConfigError, IntervMergeError
-from intervmerge.machine import Machine
+from intervmerge.machine import Machine, cores
 from intervmerge.records.ending import Stopping, hung_after
-from intervmerge.records.records import Record, Scores
+from intervmerge.records.record import Record
+from intervmerge.records.scores import Scores
 from intervmerge.search.finalists import Crew, repeat_finalists
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
@@ -29,8 +30,10 @@ from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
 from intervmerge.workers.interrupt import Interrupt
 from intervmerge.workers.object_store import put, share
+from intervmerge.workers.seat import Seat
+from intervmerge.workers.tasks import features, fill_caches, measure, reference_scores
 from intervmerge.workers.watchdog import Watchdog
-from intervmerge.workers.worker import Seat, Worker, cores, features, fill_caches, measure, reference_scores
+from intervmerge.workers.worker import Worker
 
 
 class Driver:
@@ -114,7 +117,7 @@ class Driver:
     def _keep_references(self, split: str, tensors: dict[str, Any]) -> None:
         """Measure what a front is compared with, and keep it in the journal."""
         scores: dict[str, Scores] = self._call(reference_scores, tensors, self._alone, split)
-        plain = {name: {task: asdict(c) for task, c in of.items()} for name, of in scores.items()}
+        plain = {name: {task: asdict(score) for task, score in of.items()} for name, of in scores.items()}
         self._study.journal.note(f"references/{split}", plain)
 
     @property
@@ -211,5 +214,5 @@ class Driver:
         calls = [(self._test_features, seat, number, "test", tasks) for number, tasks in missing.items()]
         scores = self._each(measure, calls)
         trials = {trial.number: trial for trial in record.trials}
-        for number, (found, right) in zip(missing, scores, strict=True):
-            self._study.journal.keep_test(trials[number].with_test(found, right))
+        for number, found in zip(missing, scores, strict=True):
+            self._study.journal.keep_test(trials[number].with_test(found))

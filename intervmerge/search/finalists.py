@@ -7,28 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from torch import Tensor
 
-from intervmerge.bases.merged import MergedBase
-from intervmerge.records.records import Record, accuracy
+from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
+from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
-from intervmerge.settings import read_settings
 from intervmerge.study.disk import full_disk, refusal
 from intervmerge.study.layout import repeat_folder
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
-from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import measure_student
-from intervmerge.trial.run import FILE, Bench, rungs
-from intervmerge.workers.worker import LESS, Seat, counts, is_out_of_memory, rights, sit_down
+from intervmerge.workers.seat import Seat
+from intervmerge.workers.tasks import train_again
 
 LISTEN_SECONDS = 0.3
 """So long nobody asks whether Ctrl-C was pressed."""
@@ -105,43 +98,3 @@ def _result(reference: Any) -> Repeat | Exception:
         return found
     except Exception as error:  # whatever it is, the others go on
         return error
-
-
-def train_again(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, trial: Record, seed: int) -> Repeat:
-    """Train a trial's configuration with a seed, and measure it exactly on `validation` and on `test`.
-
-    What was stopped goes on after its last rung. The trial's own seed gives the trial's own tensors, bit for bit.
-    """
-    return within_memory(sit_down(base, tensors, seat), seat, trial, seed)
-
-
-def within_memory(bench: Bench, seat: Seat, trial: Record, seed: int) -> Repeat:
-    """`train_again` on this bench; what does not fit into memory is tried once more, with less of it at a time."""
-    whole = bench.machine.step_bytes
-    try:
-        return _repeat(bench, seat, trial, seed, whole)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    torch.cuda.empty_cache()  # here, where the error no longer holds what filled the memory
-    return _repeat(bench, seat, trial, seed, whole // LESS)
-
-
-def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int) -> Repeat:
-    values = {"intervention": trial.intervention, "training": trial.training, "seed": seed}
-    config = read_settings(TrialConfig, values, f"trial {trial.number}, seed {seed}")
-    folder = repeat_folder(Path(seat.folder), trial.number, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    placement = bench.place(config)
-    engine = bench.engine(config.training, placement)
-    interventions = bench.start(placement, config.seed, engine)
-    *_, last = rungs(bench, config, interventions, folder, engine=engine, step_bytes=step_bytes)
-    test = measure_student(bench.exact, interventions, bench.base.suite, "test", bench.teachers("test"))
-    return Repeat(
-        seed=seed,
-        scores=counts(last.scores),
-        test=counts(test),
-        right=rights(test),
-        sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
-        seconds=last.seconds,
-    )

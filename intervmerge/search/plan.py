@@ -12,7 +12,8 @@ from intervmerge.engines.batches import check_batch, sizes
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.machine import Machine, find_device
 from intervmerge.records.composed import SELECTIONS
-from intervmerge.records.records import OBJECTIVES, StudyRecord
+from intervmerge.records.scores import OBJECTIVES, agreement
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import Base, Lines, check_base, find_space, read_space
@@ -20,7 +21,6 @@ from intervmerge.study.study import EXTENDS, Study, check_folder
 from intervmerge.study.warm_start import open_others
 from intervmerge.suites.protocol import PROTOCOLS, under
 from intervmerge.suites.suite import Suite, load_suite, packaged
-from intervmerge.trial.evaluate import mean_agreement
 from intervmerge.trial.sweep import best, sweep
 
 
@@ -124,12 +124,10 @@ def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:
         watch.phase("choosing the merged base: a sweep on validation")
         found = sweep(prepared.suite, prepared.device)
         for candidate in found:
-            scores = (
-                f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * mean_agreement(candidate.scores):.1f} %"
-            )
+            scores = f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * agreement(candidate.scores):.1f} %"
             watch.phase(f"  {candidate.base.label}: {scores}")
         if prepared.plan.select == "teacher_agreement":  # no labels, for the base neither
-            return max(found, key=lambda candidate: mean_agreement(candidate.scores)).base
+            return max(found, key=lambda candidate: agreement(candidate.scores)).base
         return best(found)
     settings: Mapping[str, Any] = {name: value for name, value in named.items() if name != "rule"}
     return merge(prepared.suite, str(named["rule"]), **settings)

@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from intervmerge.errors import ConfigError, DiskError
-from intervmerge.records.known_cost import Bars, bars
-from intervmerge.records.records import ENDED, Record, Scores
+from intervmerge.records.record import ENDED, Record
+from intervmerge.records.scores import Scores
+from intervmerge.records.stopping import Bars, bars
 from intervmerge.space.samplers import GRID, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
 from intervmerge.study.disk import REFUSED

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 
-from intervmerge.records.records import StudyRecord
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
 from intervmerge.study.study import Study
 from intervmerge.views.plots import write_html, write_png

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from intervmerge.records.records import Record, StudyRecord
+from intervmerge.records.record import Record
+from intervmerge.records.study import StudyRecord
 
 
 class Watcher(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
-from intervmerge.records.known_cost import STOPPING
+from intervmerge.records.stopping import STOPPING
 from intervmerge.settings import read_settings
 from intervmerge.space.samplers import GRID, SAMPLERS
 from intervmerge.space.sources import Point, RandomSource, Source

@@ -127,7 +127,7 @@ class SearchSettings:
     patience: int | None = None
     """The search ends when the front has not grown in so many complete trials."""
     stopping: str = "none"
-    """A row of STOPPING (records/known_cost.py): what is trained no further at a rung."""
+    """A row of STOPPING (records/stopping.py): what is trained no further at a rung."""
     seed: int = 0
     """Of the sampler, and of every trial's initial values and batches."""
     final_seeds: int = 0

@@ -15,10 +15,12 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError
-from intervmerge.records.records import ENDED, OBJECTIVES, Record
+from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
+from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
 from intervmerge.study.journal_file import JournalFile, mend
+from intervmerge.study.upgrades import upgraded
 
 JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
@@ -98,9 +100,9 @@ class Journal:
         for trial in self.study.get_trials(deepcopy=False):
             values = trial.user_attrs.get(RECORD)
             if values is not None:
-                beside = {kind: notes.get(f"{kind}/{trial.number}", {}) for kind in ("test", "right")}
                 again = sorted(repeats.get(trial.number, []), key=lambda repeat: int(repeat["seed"]))
-                found.append(Record.from_json({**values, **beside, "repeats": again}))
+                values = {**values, "test": notes.get(f"test/{trial.number}", {}), "repeats": again}
+                found.append(Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {}))))
         return found
 
     def keep(self, trial: optuna.Trial, record: Record) -> None:
@@ -140,10 +142,8 @@ class Journal:
 
     def keep_test(self, record: Record) -> None:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
-        values = record.to_json()
-        for kind in ("test", "right"):  # in this order: no images without their counts
-            name = f"{kind}/{record.number}"
-            self.note(name, {**(self.noted(name) or {}), **values[kind]})
+        name = f"test/{record.number}"
+        self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
 
     def keep_repeat(self, number: int, repeat: Repeat) -> None:
         """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""

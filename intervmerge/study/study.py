@@ -15,7 +15,9 @@ from pydantic import TypeAdapter
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.errors import ConfigError
 from intervmerge.records.composed import Mixture
-from intervmerge.records.records import Record, Scores, StudyRecord
+from intervmerge.records.record import Record
+from intervmerge.records.scores import Scores
+from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal
 from intervmerge.suites.protocol import under

@@ -13,7 +13,8 @@ from typing import Any
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.records.ending import bar
-from intervmerge.records.records import OBJECTIVES, Record
+from intervmerge.records.record import Record
+from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sampling import MASK, Sampling, key_of, label
 from intervmerge.space.sources import Traced
 from intervmerge.space.space import Choices, Range, WholeRange, domains

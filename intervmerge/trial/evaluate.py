@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -16,70 +14,9 @@ from intervmerge.engines.exact import Engine, features
 from intervmerge.engines.store import Store
 from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
+from intervmerge.records.scores import Score
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a model does on one split of one task."""
-
-    correct: int
-    """Images whose label has the highest logit."""
-    agreeing: int
-    """Images for which the highest logit is that of the teacher's; needs no labels."""
-    total: int
-    bias: float
-    """Mean absolute difference from the teacher's feature, per element (Representation Surgery, arXiv:2402.02705)."""
-    right: str = ""
-    """Which images are classified as labelled: see records/bits.py."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images classified as labelled, 0..1."""
-        return self.correct / self.total
-
-    @property
-    def agreement(self) -> float:
-        """Share of images classified as the teacher does, 0..1."""
-        return self.agreeing / self.total
-
-
-def mean_accuracy(scores: Mapping[str, Score]) -> float:
-    """Unweighted mean over tasks, as in the literature."""
-    return fmean(score.accuracy for score in scores.values())
-
-
-def mean_agreement(scores: Mapping[str, Score]) -> float:
-    """Unweighted mean over tasks."""
-    return fmean(score.agreement for score in scores.values())
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A trial measured on `validation` after so many steps."""
-
-    steps: int
-    scores: Mapping[str, Score]
-    seconds: float
-    """Since the trial began; training and measuring."""
-    measured_by: str
-    """The engine whose forward gave the scores."""
-    again: tuple[str, ...] = ()
-    """Tasks whose scores were measured again by the exact engine, where that is not what gave them all."""
-    stopped: Mapping[str, int] = field(default_factory=dict)
-    """Tasks that are trained no further after this rung or an earlier one, and that one's steps; their scores are its
-    scores."""
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over tasks, 0..1."""
-        return mean_accuracy(self.scores)
-
-    @property
-    def agreement(self) -> float:
-        """Share of images classified as the teachers do, mean over tasks, 0..1."""
-        return mean_agreement(self.scores)
 
 
 def teacher_features(suite: Suite, split: str, store: Store, device: torch.device) -> dict[str, Tensor]:
@@ -107,7 +44,7 @@ def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
         agreeing=int((chosen == task.logits(teacher).argmax(-1)).sum()),
         total=len(labels),
         bias=float((features - teacher).abs().mean()),
-        right=packed(right),
+        right=packed(right) if split == "test" else "",  # models are compared there image by image
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from intervmerge.merging import combine
-from intervmerge.trial.evaluate import Score, measure, measure_encoders
+from intervmerge.records.scores import Score
+from intervmerge.trial.evaluate import measure, measure_encoders
 from intervmerge.trial.run import Bench
 
 

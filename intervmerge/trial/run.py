@@ -20,10 +20,12 @@ from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params, place
 from intervmerge.machine import Machine, find_device
+from intervmerge.records.record import Rung
+from intervmerge.records.scores import Score
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
-from intervmerge.trial.evaluate import Rung, Score, measure_student, teacher_features
+from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.moments import Moments, moments
 
 FILE = "interventions.safetensors"
@@ -237,7 +239,7 @@ def _measured(bench: Bench, engine: Engine, interventions: Interventions, steps:
     stopped, scores = (before.stopped, before.scores) if before else ({}, {})
     names = bench.base.suite.task_names
     found = bench.measure(interventions, engine=engine, tasks=[task for task in names if task not in stopped])
-    return Rung(steps, {task: {**scores, **found}[task] for task in names}, 0.0, engine.name, stopped=stopped)
+    return Rung(steps, 0.0, {task: {**scores, **found}[task] for task in names}, engine.name, stopped=stopped)
 
 
 def _resting(rung: Rung, going: Collection[str]) -> Rung:

@@ -9,8 +9,8 @@ from typing import Any
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.engines.store import InProcessStore
+from intervmerge.records.scores import Score, accuracy
 from intervmerge.suites.suite import Suite
-from intervmerge.trial.evaluate import Score, mean_accuracy
 from intervmerge.trial.run import Bench
 
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -32,7 +32,7 @@ class Candidate:
     @property
     def accuracy(self) -> float:
         """Mean over tasks, 0..1."""
-        return mean_accuracy(self.scores)
+        return accuracy(self.scores)
 
 
 def sweep(suite: Suite, device: str = "auto") -> list[Candidate]:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from intervmerge.interventions import Interventions
-from intervmerge.trial.evaluate import Rung
+from intervmerge.records.record import Rung
 
 FILE = "unfinished.safetensors"
 """Beside the interventions of a trial, until it has ended and its end is known."""

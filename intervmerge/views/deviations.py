@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from intervmerge.records.records import Record, StudyRecord
+from intervmerge.records.record import Record
+from intervmerge.records.study import StudyRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

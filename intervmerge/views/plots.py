@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from intervmerge.files import replacing
 from intervmerge.pareto import CHEAPEST
-from intervmerge.records.records import OBJECTIVES, Record, Scores, StudyRecord, accuracy, agreement
+from intervmerge.records.record import Record
+from intervmerge.records.scores import OBJECTIVES, Scores, accuracy, agreement
+from intervmerge.records.study import StudyRecord
 from intervmerge.views.deviations import bars_payload, draw_bars, ends
 from intervmerge.views.tables import chosen
 

@@ -11,7 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from intervmerge.records.composed import BUDGETS
-from intervmerge.records.records import ENDED, Record, StudyRecord, accuracy, agreement, exactly
+from intervmerge.records.record import ENDED, Record
+from intervmerge.records.scores import accuracy, agreement
+from intervmerge.records.study import StudyRecord, exactly
 from intervmerge.views.tables import composed_rows, error_bars, front_rows
 
 EXPERIMENT = "intervmerge"

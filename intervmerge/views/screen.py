@@ -13,8 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from intervmerge.records.composed import BUDGETS, budget_of
-from intervmerge.records.records import ENDED, Record, Scores, StudyRecord, accuracy, in_words
+from intervmerge.records.record import ENDED, Record
+from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.spread import Spread
+from intervmerge.records.study import StudyRecord
+from intervmerge.records.words import in_words
 
 if TYPE_CHECKING:
     from intervmerge.study.study import Study

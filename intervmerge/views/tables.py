@@ -8,7 +8,9 @@ from typing import Any
 
 from intervmerge.files import replacing
 from intervmerge.records.composed import Mixture, optimism
-from intervmerge.records.records import OBJECTIVES, Record, StudyRecord, accuracy
+from intervmerge.records.record import Record
+from intervmerge.records.scores import OBJECTIVES, accuracy
+from intervmerge.records.study import StudyRecord
 
 NOTHING = "no intervention"
 """What a task without one is said to have."""

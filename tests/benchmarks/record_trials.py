@@ -30,13 +30,13 @@ from intervmerge.engines.store import MappedStore
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.recorded import PATH
+from intervmerge.records.scores import Score
 from intervmerge.settings import read_settings
 from intervmerge.space.sampling import Sampling, key_of
 from intervmerge.space.space import Space, read_space
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import Score
 from intervmerge.trial.references import references
 from intervmerge.trial.run import Bench, rungs
 

@@ -19,12 +19,12 @@ import torch
 from intervmerge.bases.merged import merge
 from intervmerge.engines.store import MappedStore
 from intervmerge.machine import Machine, cache_folder
-from intervmerge.records.records import in_words
+from intervmerge.records.scores import accuracy
+from intervmerge.records.words import in_words
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import mean_accuracy
 from intervmerge.trial.run import Bench, rungs
 
 
@@ -43,7 +43,7 @@ def accuracies(bench: Bench, config: TrialConfig, engine: str, steps: int) -> tu
     chosen = bench.engine(training, bench.place(config))
     interventions = bench.start(bench.place(config), config.seed, chosen)
     rung = list(rungs(bench, config, interventions, engine=chosen, worthwhile=lambda rung: ()))[-1]
-    return rung.accuracy, mean_accuracy(bench.measure(interventions))
+    return rung.accuracy, accuracy(bench.measure(interventions))
 
 
 def main() -> None:

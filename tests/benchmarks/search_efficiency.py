@@ -28,8 +28,10 @@ import optuna
 
 from intervmerge.pareto import hypervolume
 from intervmerge.recorded import load_recorded
-from intervmerge.records.known_cost import MARGIN, STOPPING, Bars
-from intervmerge.records.records import Counts, Record, RungRecord, Scores, StudyRecord, accuracy
+from intervmerge.records.record import Record, Rung
+from intervmerge.records.scores import Score, Scores, accuracy
+from intervmerge.records.stopping import MARGIN, STOPPING, Bars
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling, text_of
@@ -103,14 +105,14 @@ class Recorded:
     def references(self) -> dict[str, dict[str, Scores]]:
         """Split to model to scores."""
         known = self.about["references"]
-        return {split: {model: {task: Counts(*of) for task, of in scores.items()} for model, scores in models.items()}
+        return {split: {model: {task: Score(*of) for task, of in scores.items()} for model, scores in models.items()}
                 for split, models in known.items()}  # fmt: skip
 
     def scores(self, intervention: Mapping[str, Any], steps: int, split: str = "validation") -> Scores:
         """What a trial had."""
         row, first = self.trials[text_of(intervention)][steps], "" if split == "validation" else "test_"
         total = {task: counts.total for task, counts in self.references[split]["merged"].items()}
-        return {task: Counts(row[f"{first}correct/{task}"], row[f"{first}agreeing/{task}"], total[task])
+        return {task: Score(row[f"{first}correct/{task}"], row[f"{first}agreeing/{task}"], total[task])
                 for task in self.tasks}  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def trained(recorded: Recorded, record: Record, bars: Bars, variant: Variant) ->
     """What becomes of a trial, and the images that it takes."""
     last, batch = record.training["steps"], record.training["batch"]
     validation = recorded.references["validation"]["merged"]
-    rungs: list[RungRecord] = []
+    rungs: list[Rung] = []
     images, before, stopped = 0, 0, dict[str, int]()
     scores: Scores = {}
     for steps in (*variant.rungs, last):
@@ -164,7 +166,7 @@ def trained(recorded: Recorded, record: Record, bars: Bars, variant: Variant) ->
         if steps < last:
             on = STOPPING[variant.stopping](scores, bars, steps, "accuracy", variant.margin)
             stopped |= {task: steps for task in going if task not in on}
-        rungs.append(RungRecord(steps, 0.0, scores, stopped=dict(stopped)))
+        rungs.append(Rung(steps, 0.0, scores, stopped=dict(stopped)))
         if len(stopped) == len(recorded.tasks):
             break
     state = state_of(rungs[-1], last)  # type: ignore[arg-type]  # a rung of records has what it looks at

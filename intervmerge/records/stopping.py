@@ -13,8 +13,8 @@ from math import sqrt
 from types import MappingProxyType
 
 from intervmerge.records.ending import bar
-from intervmerge.records.records import OBJECTIVES, Record, Scores
-from intervmerge.records.scores import shares
+from intervmerge.records.record import Record
+from intervmerge.records.scores import OBJECTIVES, Scores, shares
 
 MARGIN = 1.0
 """Standard errors of the difference of two models by which a trial must be worse to be stopped. On the recorded trials

@@ -35,7 +35,7 @@ def trim_threshold(vector: State, density: float) -> Tensor:
 
 
 def _histogram(vector: State, bins: int, bin_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Counts [bins] of the bit patterns of |τ|."""
+    """Score [bins] of the bit patterns of |τ|."""
     counts = torch.zeros(bins, dtype=torch.int64)
     for layer in vector:
         for chunk in layer_chunks(vector, layer, CHUNK_ELEMENTS):
