@@ -1,18 +1,118 @@
-"""Files of a view, which somebody may be reading."""
+"""Files: whole or not at all, locks, and the hash of what a file holds, computed once for as long as it stays the same.
+
+Locks are held by the process and go with it, however it ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+FRESH_SECONDS = 2.0
+"""A file changed so shortly ago may change again within one tick of its clock; its hash is not kept yet."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what then takes the place of `path`; of what could not be written nothing is left."""
-    fresh = path.with_suffix(".new")
+    """Where to write what then takes the place of `path`; of what could not be written nothing is left.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # the suffix stays the last one, by which writers choose a format
+    fresh = path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
     try:
         yield fresh
+        with fresh.open("rb") as file:  # so that a machine that goes down leaves no file half written
+            os.fsync(file.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    with replacing(path) as fresh:
+        fresh.write_bytes(content)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append to a file and sync it, all or nothing.
+
+    Raises:
+        OSError: nothing was appended.
+    """
+    with path.open("r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(content)
+            while left:  # a disk may take a part, and refuse the rest
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a file, made if there is none, against all other processes that hold it so.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one does not wait.
+        OSError: it cannot be made or held.
+    """
+    import fcntl  # not everywhere: who only reads needs none
+
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def sha256_of(path: Path, kept: Path | None = None) -> str:
+    """SHA-256 of a file's bytes, as hex.
+
+    Args:
+        path: the file.
+        kept: folder of hashes computed before; one is used for as long as the file's size, times and inode stay.
+
+    Raises:
+        OSError: the file cannot be read. A folder of hashes that cannot be written to costs time alone.
+    """
+    if kept is None:
+        return _hashed(path)
+    state = _state(path)
+    note = kept / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["state"] == state:
+            return str(known["sha256"])
+    found = _hashed(path)
+    settled = time.time_ns() - max(state[1:3]) > FRESH_SECONDS * 1e9
+    if settled and _state(path) == state:
+        with contextlib.suppress(OSError):
+            kept.mkdir(parents=True, exist_ok=True)
+            write_whole(note, json.dumps({"path": str(path), "state": state, "sha256": found}).encode())
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when a file is written to: size, when content and inode changed, inode."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _hashed(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

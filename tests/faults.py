@@ -234,7 +234,7 @@ def second_search(study: Faulty) -> str:
         assert wait_for(lambda: study.written > 0, process), study.log.read_text()
         second = subprocess.run(study.command, capture_output=True, text=True, timeout=120)
         assert second.returncode == 2, second.stderr
-        assert "one search at a time writes to a study" in second.stderr, second.stderr
+        assert "one process at a time writes to a study" in second.stderr, second.stderr
         study.ended(process)
     return "second search on the folder refused"
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from intervmerge.files import sha256_of
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.images import Split, write_images
-from intervmerge.suites.suite import Normalization, files_of, read_suite_file, sha256_of, write_yaml
+from intervmerge.suites.suite import Normalization, files_of, read_suite_file, write_yaml
 
 SHAPE = Architecture(image_size=32, patch_size=16, width=48, blocks=5, heads=4, features=24, activation="quick_gelu")
 TASKS = {"red": 3, "green": 5, "blue": 2}

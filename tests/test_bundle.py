@@ -18,11 +18,12 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.bundle import Bundle, export, load_bundle
 from intervmerge.bundle.model import WEIGHTS
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.records.record import Record
 from intervmerge.records.scores import accuracy
 from intervmerge.records.study import StudyRecord
-from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, sha256_of
+from intervmerge.suites.suite import Suite, SuiteFile, TaskFile
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import measure_student
 from intervmerge.trial.references import references

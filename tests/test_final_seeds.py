@@ -23,6 +23,7 @@ from intervmerge.cli.dry_run import FINALISTS, _trainings
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
 from intervmerge.errors import ConfigError
+from intervmerge.files import sha256_of
 from intervmerge.machine import GIB, Machine
 from intervmerge.pareto import Floats
 from intervmerge.records.bits import packed, unpacked
@@ -38,7 +39,7 @@ from intervmerge.space.space import SearchSettings
 from intervmerge.study.journal import Journal
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import SETTINGS, load_study
-from intervmerge.suites.suite import Suite, sha256_of
+from intervmerge.suites.suite import Suite
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, Bench, rungs

@@ -29,7 +29,7 @@ from intervmerge.records.scores import accuracy
 from intervmerge.search.views import VIEWS
 from intervmerge.space.sampling import SAMPLERS, Sampling
 from intervmerge.space.space import read_space, schema, shipped
-from intervmerge.study.journal import JOURNAL, Journal, locked
+from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
@@ -206,15 +206,15 @@ def test_a_foreign_folder_is_refused(odd_folder: Path, tmp_path: Path, capsys: p
 
 
 def test_a_folder_left_before_the_study_began_is_no_foreign_one(tmp_path: Path) -> None:
-    with locked(tmp_path):
+    with held(tmp_path):
         pass
     check_folder(tmp_path)
 
 
 def test_one_search_at_a_time_holds_a_folder(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="one search at a time"), locked(tmp_path):
+    with held(tmp_path), pytest.raises(ConfigError, match="one process at a time"), held(tmp_path):
         pass
-    with locked(tmp_path):
+    with held(tmp_path):
         pass
 
 

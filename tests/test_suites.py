@@ -12,10 +12,11 @@ from odd_suite import IMAGES, SHAPE, TASKS, save, write_odd_suite
 from safetensors.torch import load_file
 
 from intervmerge.errors import CheckpointError, ConfigError, SuiteError
+from intervmerge.files import sha256_of
 from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import read_images, write_images
-from intervmerge.suites.suite import Suite, files_of, load_suite, sha256_of
+from intervmerge.suites.suite import Suite, files_of, load_suite
 
 
 def edit_yaml(folder: Path, change: Callable[[dict[str, object]], object]) -> None:

@@ -27,13 +27,14 @@ from intervmerge.bundle.model import (
     load_bundle,
 )
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.files import sha256_of
 from intervmerge.interventions import Interventions
 from intervmerge.records.composed import Mixture
 from intervmerge.records.record import Record
 from intervmerge.records.study import StudyRecord
 from intervmerge.study.layout import trial_folder
 from intervmerge.suites.checkpoints import write_state
-from intervmerge.suites.suite import Suite, sha256_of
+from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 CARD = "README.md"

@@ -17,13 +17,14 @@ from torch import Tensor
 from intervmerge.engines.caches import autocast
 from intervmerge.engines.exact import edit_of
 from intervmerge.errors import CheckpointError, ConfigError, nearest
+from intervmerge.files import sha256_of
 from intervmerge.interventions import Interventions
 from intervmerge.machine import find_device
 from intervmerge.records.scores import Score, accuracy
 from intervmerge.settings import read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
-from intervmerge.suites.suite import CHUNK, Normalization, sha256_of, zero_shot
+from intervmerge.suites.suite import CHUNK, Normalization, zero_shot
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 VERSION = 1

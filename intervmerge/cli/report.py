@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
     from intervmerge.search.views import report
-    from intervmerge.study.journal import JOURNAL, locked
+    from intervmerge.study.journal import JOURNAL, held
     from intervmerge.study.journal_file import mend
     from intervmerge.study.study import load_study
     from intervmerge.views.screen import Screen, print_front
 
     load_study(chosen.study)  # refused here where there is none
-    with locked(chosen.study):
+    with held(chosen.study):
         mend(chosen.study / JOURNAL)
         study = load_study(chosen.study)
         whole = report(study, chosen.mlflow, Screen())

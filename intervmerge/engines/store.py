@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -15,6 +13,8 @@ from uuid import uuid4
 import numpy as np
 import torch
 from torch import Tensor
+
+from intervmerge.files import locked
 
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of some tensors by name."""
@@ -92,7 +92,7 @@ class MappedStore:
         if found is not None:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(key):  # one process computes, the others wait for it
+        with locked(self._place(key).with_suffix(".lock")):  # one process computes, the others wait for it
             found = self._open(key)
             if found is None:
                 self._make_room(layout)
@@ -103,12 +103,6 @@ class MappedStore:
 
     def _place(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-
-    @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        with self._place(key).with_suffix(".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _open(self, key: str) -> dict[str, Tensor] | None:
         place = self._place(key)

@@ -6,12 +6,10 @@ Tensors are written as stored, not orthonormalised, so that R survives exactly a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
-from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.files import write_whole
 from intervmerge.interventions.formulas import Formula, Tensors
 from intervmerge.interventions.placement import Placement, place
 
@@ -28,18 +27,9 @@ KEY = "intervmerge.interventions"
 
 def write(path: str | Path, placements: Mapping[str, Placement], tensors: Mapping[str, Tensors]) -> None:
     """Write the interventions of every task, whole or not at all: temporary name, fsync, rename."""
-    path = Path(path)
     named = {f"{task}/{name}": t.cpu().contiguous() for task, own in tensors.items() for name, t in own.items()}
     metadata = {KEY: json.dumps({task: asdict(placement) for task, placement in placements.items()})}
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(named, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(Path(path), save(named, metadata))
 
 
 def read(path: str | Path, formulas: Mapping[str, Formula]) -> tuple[dict[str, Placement], dict[str, Tensors]]:

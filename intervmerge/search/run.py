@@ -14,7 +14,7 @@ from intervmerge.search.watch import Silence, Watcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.study.disk import plainly
-from intervmerge.study.journal import JOURNAL, Journal, locked
+from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import Study, settings_of, take_up
 from intervmerge.study.warm_start import check_other, take_over
@@ -57,7 +57,7 @@ def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
     """Run a prepared search."""
-    with locked(prepared.folder), plainly(prepared.folder):
+    with held(prepared.folder), plainly(prepared.folder):
         base = known_base(prepared) or choose_base(prepared, watch)
         plan, sampling = prepared.plan, prepared.sampling
         dearest = sampling.cost_range()[1]

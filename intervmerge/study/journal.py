@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError
+from intervmerge.files import locked
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
@@ -30,25 +30,23 @@ STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one search; the lock goes with the process, however it ends.
+def held(folder: Path) -> Iterator[None]:
+    """Hold a study's folder: whoever writes to its journal holds it, alone.
 
     Raises:
-        ConfigError: another search holds it, or the folder cannot be written to.
+        ConfigError: another process holds it, or the folder cannot be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a")
-    except OSError as error:
-        raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            rule = "one search at a time writes to a study"
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK, wait=False))
+        except BlockingIOError as error:
+            rule = "one process at a time writes to a study"
             raise ConfigError(
                 folder, "a study that is being searched", rule, "wait for it, or another --out"
             ) from error
+        except OSError as error:
+            raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
         yield
 
 

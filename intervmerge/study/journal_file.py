@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
+from intervmerge.files import append_whole
 from intervmerge.study.disk import refusal
 
 
@@ -29,24 +29,6 @@ class JournalFile(JournalFileBackend):
             append_whole(Path(self._file_path), lines.encode())
         except OSError as error:
             raise refusal(self._file_path, error) from error
-
-
-def append_whole(path: Path, content: bytes) -> None:
-    """Append to a file and sync it, all or nothing.
-
-    Raises:
-        OSError: nothing was appended.
-    """
-    with path.open("r+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        try:
-            left = memoryview(content)
-            while left:  # a disk may take a part, and refuse the rest
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(end)
-            raise
 
 
 def mend(path: Path) -> None:

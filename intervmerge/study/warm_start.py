@@ -12,6 +12,7 @@ from typing import Any
 
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
+from intervmerge.files import write_whole
 from intervmerge.records.ending import bar
 from intervmerge.records.record import Record
 from intervmerge.records.scores import OBJECTIVES
@@ -21,7 +22,6 @@ from intervmerge.space.space import Choices, Range, WholeRange, domains
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import Study, load_study
 from intervmerge.trial.run import FILE
-from intervmerge.trial.unfinished import write_whole
 
 SAME = ("suite_fingerprint", "base_fingerprint", "protocol", "select")
 """Settings that two studies share if the trials of one are those of the other."""

@@ -10,6 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
+from intervmerge.files import sha256_of
 from intervmerge.suite_build.drawing.photos import PHOTOGRAPHS
 from intervmerge.suite_build.drawing.sources import DEBIAN_PACKAGES, NPM_PACKAGE, PYTHON_PACKAGES, built_with
 from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task
@@ -17,7 +18,7 @@ from intervmerge.suite_build.stages import Tensors
 from intervmerge.suite_build.training import LOGIT_SCALE, MEAN, STD
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.images import Split, write_images
-from intervmerge.suites.suite import sha256_of, write_yaml
+from intervmerge.suites.suite import write_yaml
 
 NOTE = "mini8, a stand-in: eight small tasks and a tower of 1.4 million parameters, made to try methods in minutes"
 PRETRAINED = "weights/pretrained.safetensors"

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from intervmerge.errors import InputError
+from intervmerge.files import sha256_of
 from intervmerge.merging import State
-from intervmerge.suites.suite import Suite, Task, files_of, sha256_of
+from intervmerge.suites.suite import Suite, Task, files_of
 
 SIGMAS = 4.0
 """How far above chance, in standard deviations of chance itself, a fine-tuned model must be."""

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intervmerge.errors import CheckpointError
+from intervmerge.files import replacing
 from intervmerge.merging import State
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -121,11 +122,10 @@ def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:
     Raises:
         CheckpointError: the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, dict(metadata))
-        temporary.replace(path)
+        with replacing(path) as fresh:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, fresh, dict(metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             path, str(error), "weights are written here", "a folder with room, open to you"

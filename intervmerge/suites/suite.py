@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intervmerge.errors import ConfigError, SuiteError, nearest
+from intervmerge.files import sha256_of
 from intervmerge.merging import State
 from intervmerge.settings import read_settings, read_yaml, settings
 from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
@@ -179,12 +180,6 @@ def files_of(file: SuiteFile) -> list[str]:
     for task in file.tasks:
         named += [task.finetuned or task.task_vector, task.head, task.images]
     return [path for path in named if path]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def packaged() -> dict[str, Path]:

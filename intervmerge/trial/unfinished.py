@@ -6,12 +6,10 @@ It stays until what came of it is known elsewhere: a trial that is taken up afte
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from intervmerge.files import write_whole
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Rung
 
@@ -45,23 +44,6 @@ def put_aside(
     named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {KEY: json.dumps([identity, [asdict(rung) for rung in measured]])}
     write_whole(folder / FILE, save(named, metadata))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def take_up(folder: Path, identity: str, interventions: Interventions, optimizer: torch.optim.Optimizer) -> list[Rung]:
