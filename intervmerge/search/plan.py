@@ -41,6 +41,8 @@ class SearchPlan:
     """Seconds of training after which no trial goes on."""
     patience: int | None = None
     stopping: str | None = None
+    hung_after: float | None = None
+    """Seconds without a step after which a trial hangs."""
     final_seeds: int | None = None
     warm_start: str | Path | Sequence[str | Path] = ()
     """Folders of studies whose trials need not be trained again."""
@@ -57,7 +59,7 @@ class SearchPlan:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience"):
+        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience", "hung_after"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")

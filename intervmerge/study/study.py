@@ -24,7 +24,7 @@ from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite
 
 FORMAT = 1
-EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
+EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping", "hung_after")
 """Settings of `search` that may change when a study is taken up again."""
 
 _SCORES = TypeAdapter(dict[str, Scores])
