@@ -220,7 +220,7 @@ def rungs(
         stopped=at_rest,
         step_bytes=bench.machine.step_bytes if step_bytes is None else step_bytes,
         graphs=bench.machine.cuda_graphs,
-        alive=bench.alive,
+        on_step=lambda step: bench.alive(),
     )
     for steps in training:
         rung = _measured(bench, engine, interventions, steps, measured[-1] if measured else None)
