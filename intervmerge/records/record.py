@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from intervmerge.records.circumstances import Circumstances
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Scores, accuracy, agreement
 
@@ -63,6 +64,8 @@ class Record:
     """What trained it."""
     threads: int = 0
     """CPU threads of the worker; results are bit-equal for an equal number."""
+    circumstances: Circumstances = Circumstances()
+    """What it was computed with; those of its last rung."""
     sha256: str = ""
     """Of the file of interventions."""
     duplicate_of: int | None = None
@@ -78,7 +81,8 @@ class Record:
     @property
     def by_seed(self) -> list[Repeat]:
         """The trial itself and its repeats: one configuration, a seed each."""
-        return [Repeat(self.seed, self.scores, self.test, self.sha256, self.seconds), *self.repeats]
+        own = Repeat(self.seed, self.scores, self.test, self.sha256, self.seconds, self.threads, self.circumstances)
+        return [own, *self.repeats]
 
     @property
     def seconds(self) -> float:
