@@ -38,8 +38,8 @@ class Machine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of caches."""
-        return int(self._bytes(self.cache_gib))
+        """Bytes of caches; on CUDA of one worker's, as each has them on the device, elsewhere of all, who share them."""
+        return int(self._bytes(self.cache_gib) / (self.workers if self.half else 1))
 
     @property
     def step_bytes(self) -> int:

@@ -33,6 +33,8 @@ class Circumstances:
         return [name for name, own, its in pairs if own != its and unknown[name] not in (own, its)]
 
 
+UNKNOWN = Circumstances()
+"""Of a record that says nothing."""
 ALL, NOTHING_KEPT = 0, "none"
 
 DECISIVE = ("device", "storage", "adapt")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from intervmerge.errors import IntervMergeError
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import OBJECTIVES
-from intervmerge.records.study import StudyRecord, exactly
+from intervmerge.records.study import StudyRecord
 
 GROWTH = 0.001
 """Of the hypervolume's maximum; a front that gains no more than this has not grown."""
@@ -24,7 +24,7 @@ EXPECTED = ("NotFinite", "ConfigError")
 
 def bar(extra_params: int, known: Iterable[Record], select: str, floor: float) -> float:
     """What a trial of so many parameters must reach to be on the front, as far as that is known now."""
-    within = (OBJECTIVES[select](trial.scores) for trial in exactly(known) if trial.extra_params <= extra_params)
+    within = (OBJECTIVES[select](t.scores) for t in known if t.is_exact and t.extra_params <= extra_params)
     return max([floor, *within])
 
 

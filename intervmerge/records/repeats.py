@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from intervmerge.records.circumstances import Circumstances
+from intervmerge.records.circumstances import UNKNOWN, Circumstances
 from intervmerge.records.scores import Score, Scores, images_known
 
 
@@ -27,7 +27,7 @@ class Repeat:
     """Training and measuring."""
     threads: int = 0
     """CPU threads of its process."""
-    circumstances: Circumstances = Circumstances()
+    circumstances: Circumstances = UNKNOWN
     """What it was computed with."""
 
     @property

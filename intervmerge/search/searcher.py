@@ -7,6 +7,7 @@ repeats; so this speaks to the study itself.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,7 +19,7 @@ from ray.tune.search import Searcher
 from intervmerge.errors import ConfigError
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import Scores
-from intervmerge.records.stopping import Bars, bars
+from intervmerge.records.stopping import Bars, Known
 from intervmerge.space.samplers import GRID, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
 from intervmerge.study.journal import Journal
@@ -75,8 +76,10 @@ class OptunaSearcher(Searcher):
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
         self._known = {_key(record): record for record in known}
+        self._figures = self._all_figures()
         self._left = journal.reopened(select)
         self._grid = self._affordable()
+        self._unasked = deque(() if self._grid is None else self._grid)
         search = sampling.space.search
         self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
         self._spared = sampling.spared()
@@ -105,9 +108,27 @@ class OptunaSearcher(Searcher):
 
     def _bars(self, record: Record) -> Bars:
         """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
-        found = bars(record.extra_params, self._known.values(), self._merged, self._select)
+        found = self._figures.bars(record.extra_params)
         spared = text_of(record.intervention) in self._spared
         return replace(found, whole={}, tasks={}) if spared else found
+
+    def _all_figures(self) -> Known:
+        """What is known of all trials that did not fail."""
+        found = Known(self._merged, self._select)
+        for record in self._known.values():
+            if record.state != "failed":
+                found.hear(record)
+        return found
+
+    def _hear(self, record: Record) -> None:
+        """A configuration's record, as it is now."""
+        before = self._known.get(_key(record))
+        self._known[_key(record)] = record
+        if record.state == "failed":
+            if before is not None and before.rungs:  # it held others up: rare, so that all are heard anew
+                self._figures = self._all_figures()
+        else:
+            self._figures.hear(record, 0 if before is None else len(before.rungs))
 
     def _next(self) -> tuple[optuna.Trial, Record] | None:
         """A new configuration, unless the search has ended; why it ends is said once."""
@@ -134,7 +155,7 @@ class OptunaSearcher(Searcher):
         if trial_id in self._open:
             trial, record = self._open[trial_id][0], report.record
             self._open[trial_id] = (trial, record)
-            self._known[_key(record)] = record
+            self._hear(record)
             self._journal.keep(trial, record)
             self._tell("measured", record)
 
@@ -150,7 +171,7 @@ class OptunaSearcher(Searcher):
         self._end(trial, record)
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:
-        self._known[_key(record)] = record
+        self._hear(record)
         self._journal.tell(trial, record, self._select)
         self._tell("ended", record)
 
@@ -195,11 +216,12 @@ class OptunaSearcher(Searcher):
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
-        fresh = next((values for key, values in self._grid.items() if key not in self._known), None)
-        waiting = self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        if fresh is not None and repeats >= self._repeats and not waiting:
-            self._journal.study.enqueue_trial(fresh)
-        return fresh is not None
+        while self._unasked and self._unasked[0] in self._known:
+            self._unasked.popleft()
+        abound = bool(self._unasked) and repeats >= self._repeats
+        if abound and not self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+            self._journal.study.enqueue_trial(self._grid[self._unasked[0]])
+        return bool(self._unasked)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the truth, Tune's snapshot is never restored."""

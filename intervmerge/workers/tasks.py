@@ -6,7 +6,7 @@ comes out the same, bit for bit, whoever does it beside whom.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ def fill_rest(bench: Bench, seat: Seat, split: str) -> None:
     bench.caches.split(split)
 
 
-def candidate(bench: Bench, seat: Seat, rule: str, settings: Mapping[str, Any]) -> Scores:
+def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Scores:
     """Scores on `validation` of the suite merged by another rule."""
-    other = merge(bench.base.suite, rule, store=bench.base.store, **settings)
+    other = merge(bench.base.suite, rule, store=bench.base.store, **dict(settings))
     return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive).measure(None)
 
 
@@ -125,8 +125,3 @@ def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int)
         circumstances=circumstances_of(bench),
     )
 
-
-def by_task(tasks: Sequence[str], found: Mapping[str, Mapping[str, Scores]]) -> dict[str, Scores]:
-    """Scores of models by task, of which each task was measured apart: task to model to scores; model to scores."""
-    models = dict.fromkeys(model for task in tasks for model in found[task])
-    return {model: {task: found[task][model][task] for task in tasks} for model in models}
