@@ -38,7 +38,7 @@ class Machine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of caches; on CUDA of one worker's, as each has them on the device, elsewhere of all, who share them."""
+        """Bytes of caches: of one worker on CUDA, as each has its own there; elsewhere of all, who share them."""
         return int(self._bytes(self.cache_gib) / (self.workers if self.half else 1))
 
     @property

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from intervmerge.bases.merged import merge
+from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.engines.store import InProcessStore
+from intervmerge.merging import resolve_settings
 from intervmerge.records.scores import OBJECTIVES, Scores, accuracy
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
@@ -37,8 +38,13 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """In words: `ties_sum(scaling=0.3)`."""
-        return f"{self.rule}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
+        """In words: `ties_sum(density=0.2, scaling=0.3)`."""
+        complete = resolve_settings(self.rule, self.settings)
+        return f"{self.rule}({', '.join(f'{name}={value}' for name, value in complete.items())})"
+
+    def merged(self, suite: Suite) -> MergedBase:
+        """The base itself, merged anew."""
+        return merge(suite, self.rule, **self.settings)
 
 
 def sweep(suite: Suite, device: str = "auto") -> list[Candidate]:

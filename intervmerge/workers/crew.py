@@ -132,7 +132,10 @@ class Crew:
         except RayActorError as error:
             self._failed_starts += 1
             if self._failed_starts == STARTS:
-                rule, allowed = f"of {STARTS} processes one comes up", "memory and disk for the workers, or fewer of them"
+                rule, allowed = (
+                    f"of {STARTS} processes one comes up",
+                    "memory and disk for the workers, or fewer of them",
+                )
                 raise IntervMergeError("Ray", str(error).splitlines()[0], rule, allowed) from error
             return
         except Exception as error:

@@ -12,11 +12,9 @@ from intervmerge.records.scores import Scores
 from intervmerge.suites.suite import Suite
 from intervmerge.workers.crew import Call, Crew
 from intervmerge.workers.tasks import (
-    cache_parts,
     candidate,
     choose_caches,
     features,
-    fill_part,
     fill_rest,
     lesson,
     reference_scores,
@@ -70,8 +68,6 @@ def fill_caches(crew: Crew, splits: Sequence[str], tell: Tell) -> None:
     Raises:
         OSError: there is no room.
     """
-    parts = [(split, part) for split in splits for part in range(crew.call(cache_parts, split))]
-    gathered(crew, fill_part, parts, "filling the caches", tell)
     for split in splits:
         crew.call(fill_rest, split)
 

@@ -46,6 +46,7 @@ class Beating:
         self()
 
     def __call__(self) -> None:
+        """A step was done."""
         now = time.monotonic()
         if self._heart is not None and now - self._last > BEAT_SECONDS:
             self._last = now
@@ -56,7 +57,7 @@ class Pulse:
     """The driver's side."""
 
     def __init__(self) -> None:
-        self.heart = ray.remote(num_cpus=0)(Heart).remote()
+        self.heart: Any = ray.remote(num_cpus=0)(Heart).remote()
         self._known: dict[str, tuple[int, str]] = {}
         self._asked: Any = None
         self._last = 0.0

@@ -42,9 +42,7 @@ class Roster:
         return Crew(base, self.seat, self.workers, self.gpus, check)
 
 
-def roster(
-    seat: Seat, *, device: str, here: bool, workers: int | None = None, workers_per_gpu: int = 1
-) -> Roster:
+def roster(seat: Seat, *, device: str, here: bool, workers: int | None = None, workers_per_gpu: int = 1) -> Roster:
     """Who works in the session of Ray that runs.
 
     Args:
@@ -67,13 +65,5 @@ def roster(
     cpus = cores() if here else int(resources.get("CPU", 1))
     count = workers or (gpus * workers_per_gpu if gpus else cpus)
     share = 1 / workers_per_gpu if gpus else 0.0
-    machine = replace(
-        seat.machine, device="cuda" if gpus else "cpu", workers=workers_per_gpu if gpus else count
-    )
+    machine = replace(seat.machine, device="cuda" if gpus else "cpu", workers=workers_per_gpu if gpus else count)
     return Roster(count, share, replace(seat, machine=machine, threads=threads_of(), gpu_share=share))
-
-
-def only_gpu(device: str) -> int | None:
-    """Number of the one GPU that is asked for; None for any."""
-    return None if device == "auto" else torch.device(device).index
-

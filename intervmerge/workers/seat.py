@@ -42,7 +42,7 @@ LESS = 4
 
 
 def threads_of(environment: Mapping[str, str] = os.environ) -> int:
-    """CPU threads of a process: one, as processes beside each other wait for nobody; more if OMP_NUM_THREADS says so."""
+    """CPU threads of a process: what OMP_NUM_THREADS says, or one, as processes side by side wait for nobody."""
     given = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, int(given)) if given.isdecimal() else 1
 

@@ -179,6 +179,12 @@ def resolved(address: str, environment: Mapping[str, str]) -> str:
         raise ConfigError("--address", "auto", rule, "HOST:6379; or without --address Ray is started here") from error
 
 
+def only_gpu(device: str) -> int | None:
+    """Number of the one GPU that is asked for, as torch counts them; None for any: `1` of `cuda:1`."""
+    kind, _, number = device.partition(":")
+    return int(number) if kind == "cuda" and number.isdecimal() else None
+
+
 @contextmanager
 def seen_alone(gpu: int | None) -> Iterator[None]:
     """What is started in here sees one GPU of those that this process sees, or all."""

@@ -52,16 +52,6 @@ def choose_caches(bench: Bench, seat: Seat, stream: bool) -> CachePlan:
     return plan_caches(bench.base.suite, seat.machine.cache_bytes, stream=stream, half=seat.machine.half)
 
 
-def cache_parts(bench: Bench, seat: Seat, split: str) -> int:
-    """Of how many parts the cache of a split is made; none where it has no cache, or has it already."""
-    return bench.caches.missing_parts(split)
-
-
-def fill_part(bench: Bench, seat: Seat, split: str, part: int) -> None:
-    """Compute one part of the cache of a split."""
-    bench.caches.fill_part(split, part)
-
-
 def fill_rest(bench: Bench, seat: Seat, split: str) -> None:
     """Open the cache of a split; what nobody computed yet is computed now.
 
@@ -124,4 +114,3 @@ def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int)
         threads=torch.get_num_threads(),
         circumstances=circumstances_of(bench),
     )
-

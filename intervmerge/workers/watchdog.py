@@ -29,6 +29,7 @@ class Watchdog(Callback):
         nodes: are told how their processes fare.
         limit: seconds without a step after which a trial hangs.
         say: is told in words that a node rests.
+        check: called at every turn; raises what ends the search.
         clock: seconds.
     """
 
@@ -38,9 +39,11 @@ class Watchdog(Callback):
         nodes: Nodes,
         limit: float,
         say: Callable[[str], None] = lambda text: None,
+        check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pulse, self._nodes, self._limit, self._say, self._clock = pulse, nodes, limit, say, clock
+        self._pulse, self._nodes, self._limit = pulse, nodes, limit
+        self._say, self._check, self._clock = say, check, clock
         self._heard: dict[str, float] = {}
         self._trials: dict[str, Any] = {}
         self._causes: dict[str, str] = {}
@@ -81,6 +84,7 @@ class Watchdog(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
+        self._check()
         now = self._clock()
         for trial_id in self._pulse.listen() & self._heard.keys():
             self._heard[trial_id] = now
