@@ -12,6 +12,7 @@ from torch import Tensor
 from intervmerge.engines.batches import Batch, sizes
 from intervmerge.engines.exact import Engine, features
 from intervmerge.engines.store import Store
+from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
 from intervmerge.records.scores import Score
@@ -20,11 +21,17 @@ from intervmerge.suites.suite import CHUNK, Suite, Task
 
 
 def teacher_features(suite: Suite, split: str, store: Store, device: torch.device) -> dict[str, Tensor]:
-    """Features of each task's fine-tuned model on its own images: task to [images, features], fp32, on `device`."""
+    """Features of each task's fine-tuned model on its own images: task to [images, features], fp32, on `device`.
+
+    Raises:
+        NotFiniteError: a feature is infinite or NaN; it is not kept.
+    """
 
     def compute(task: Task) -> Tensor:
         encoder = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
-        return suite.features(encoder, task.splits[split].pixels).cpu()
+        found = suite.features(encoder, task.splits[split].pixels).cpu()
+        check_finite(found, "the teacher's features", f"task {task.name}, {split}")
+        return found
 
     found = {}
     for task in suite.tasks:
@@ -34,10 +41,18 @@ def teacher_features(suite: Suite, split: str, store: Store, device: torch.devic
 
 
 def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
-    """Score features [images, features] of a task's split beside the teacher's."""
+    """Score features [images, features] of a task's split beside the teacher's.
+
+    Raises:
+        NotFiniteError: a feature is infinite or NaN, or so large that it has no direction: argmax would choose class 0.
+    """
     labels = task.splits[split].labels
     assert labels is not None, "adapt has no labels to score by"
-    chosen = task.logits(features).argmax(-1)
+    where = f"task {task.name}, {split}"
+    check_finite(features.float().square().sum(-1), "features and their squared lengths", where)
+    logits = task.logits(features)
+    check_finite(logits, "logits", where)
+    chosen = logits.argmax(-1)
     right = (chosen == labels.to(chosen.device)).cpu().numpy()
     return Score(
         correct=int(right.sum()),
