@@ -20,7 +20,7 @@ from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
-from intervmerge.study.journal_file import JournalFile, mend
+from intervmerge.study.journal_file import HELD, JournalFile, mend
 from intervmerge.study.upgrades import upgraded
 
 JOURNAL, LOCK = "study.journal", "study.lock"
@@ -48,15 +48,17 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+        HELD.add(folder.resolve())
+        stack.callback(HELD.discard, folder.resolve())
         yield
 
 
 class Journal:
-    """Optuna's study of a folder. Opening it mends what a killed search left.
+    """Optuna's study of a folder. Opening it to write mends what a killed search left.
 
     Args:
-        folder: of the study.
-        sampler: what asks; None for one that is only read.
+        folder: of the study; whoever writes holds it.
+        sampler: what asks; None for one that is not searched.
     """
 
     def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:

@@ -69,6 +69,8 @@ class Study:
             final_seeds=known["search"].get("final_seeds", 0),
             **{name: known[name] for name in RECORDED},
         )
+        if not references:
+            return now
         if self._following is None or self._following.axes != now.axes:
             self._following = Following(now.axes)
         return now.with_growth(self._following.after(now.ended))

@@ -49,8 +49,8 @@ def begun(folder: Path, sampling: Sampling, tasks: list[str]) -> Study:
     journal = Journal(folder, SAMPLERS["random"](0))
     space = sampling.space
     journal.note("settings", {
-        "format": 1, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up", "base": "none",
-        "rule": "task_arithmetic", "rule_settings": {}, "base_fingerprint": "", "protocol": "fair",
+        "format": 1, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up",
+        "base": "none", "rule": "task_arithmetic", "rule_settings": {}, "base_fingerprint": "", "protocol": "fair",
         "select": "accuracy", "selection": "shrunk", "tasks": tasks, "width": 96, "num_blocks": 12,
         "dearest": sampling.cost_range()[1], "individual_params": 1, "identity": "made-up",
         "space": {"intervention": asdict(space.intervention), "training": asdict(space.training)},
@@ -68,7 +68,8 @@ def trained(record: Record, tasks: list[str], chance: random.Random) -> Record:
     rungs = []
     for steps in RUNGS:
         rights = [round(100 + 8 * record.extra_params.bit_length() + chance.gauss(0, 8)) for _ in tasks]
-        scores = {task: Score(min(right, IMAGES), min(right, IMAGES), IMAGES) for task, right in zip(tasks, rights)}
+        found = (Score(min(right, IMAGES), min(right, IMAGES), IMAGES) for right in rights)
+        scores = dict(zip(tasks, found, strict=True))
         rungs.append(Rung(steps, steps / 100, scores))
     return replace(record, state="complete", rungs=tuple(rungs))
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[50, 500, 2000])
     parser.add_argument("--mlflow", action="store_true", help="write to MLflow too, a database in the study's folder")
-    parser.add_argument("--samplers", nargs="+", default=["tpe", "nsga2"])
+    parser.add_argument("--samplers", nargs="*", default=["tpe", "nsga2"])
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     suite = load_suite("mini8")
