@@ -17,7 +17,7 @@ from torch import Tensor
 from intervmerge.errors import IntervMergeError
 from intervmerge.trial.run import Bench
 from intervmerge.workers.faults import SPOILT, fault_of, own
-from intervmerge.workers.object_store import put
+from intervmerge.workers.object_store import put, taken
 from intervmerge.workers.seat import Seat, sit_down
 
 LISTEN_SECONDS = 0.3
@@ -128,7 +128,7 @@ class Crew:
     def _arrived(self, reference: Any) -> None:
         hand = self._coming.pop(reference)
         try:
-            ray.get(reference)
+            taken(reference)
         except RayActorError as error:
             self._failed_starts += 1
             if self._failed_starts == STARTS:
@@ -145,7 +145,7 @@ class Crew:
 
     def _result(self, reference: Any, hand: Any) -> Any | Exception:
         try:
-            found = ray.get(reference)
+            found = taken(reference)
         except Exception as error:  # whatever it is, the others go on
             if fault_of(error).whose in SPOILT:
                 ray.kill(hand)

@@ -143,8 +143,8 @@ def measure(folder: Path, sampling: Sampling, tasks: list[str], chosen: argparse
         ended = trained(record, tasks, chance)
         for count in (1, 2):
             part = replace(ended, state="running", rungs=ended.rungs[:count])
-            searcher.on_trial_result(str(number), {"record": json.dumps(part.to_json())})
-        searcher.on_trial_complete(str(number), {"record": json.dumps(ended.to_json())})
+            searcher.on_trial_result(str(number), Report(part).result)
+        searcher.on_trial_complete(str(number), Report(ended).result)
         ask, seen = asks.taken(), watch.taken()
         whole.append((ask, time.perf_counter() - began - ask - seen, seen))
         if number in chosen.trials:

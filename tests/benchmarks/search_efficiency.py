@@ -212,7 +212,7 @@ def ours(recorded: Recorded, sampling: Sampling, seed: int, variant: Variant) ->
             found = json.loads(asked["bars"])
             bars = Bars({int(k): v for k, v in found["whole"].items()}, {int(k): v for k, v in found["tasks"].items()})
             record, taken = trained(recorded, record, bars, variant)
-            searcher.on_trial_complete(str(len(trials)), {"record": json.dumps(record.to_json())})
+            searcher.on_trial_complete(str(len(trials)), Report(record).result)
             trials, images = [*trials, record], images + taken
             yield trials, images
 
