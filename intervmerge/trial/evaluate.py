@@ -11,11 +11,11 @@ from torch import Tensor
 
 from intervmerge.engines.batches import Batch, sizes
 from intervmerge.engines.exact import Engine, features
-from intervmerge.engines.store import Store
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
 from intervmerge.records.scores import Score
+from intervmerge.stores.store import Store
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
@@ -35,7 +35,8 @@ def teacher_features(suite: Suite, split: str, store: Store, device: torch.devic
 
     found = {}
     for task in suite.tasks:
-        key = f"{suite.fingerprint}/teacher/{task.name}/{split}"
+        images = task.splits[split].fingerprint
+        key = f"{suite.teacher(task.name)}/{images}/{device.type}"  # by content, under whatever name
         found[task.name] = store.get(key, partial(compute, task)).to(device)
     return found
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
-from intervmerge.engines.store import InProcessStore
 from intervmerge.records.scores import Score, accuracy
+from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
 
