@@ -19,6 +19,7 @@ import optuna
 import pytest
 import torch
 from faults import descendants, kill_and_resume, world
+from holding import holding
 from narrow import Narrow
 
 from intervmerge.bases.merged import MergedBase, merge
@@ -100,7 +101,7 @@ def by_hand(folder: Path, sampling: Sampling, **more: object) -> OptunaSearcher:
     """A searcher on a journal of its own, without Ray."""
     folder.mkdir(exist_ok=True)
     settings = sampling.space.search
-    journal = Journal(folder, SAMPLERS[settings.sampler](settings.seed))
+    journal = Journal(holding(folder), SAMPLERS[settings.sampler](settings.seed))
     silent = lambda event, record: None  # noqa: E731
     return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, MERGED, silent, **more)
 
@@ -222,7 +223,7 @@ def studied(
     prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
     base, sampling, plan = choose_base(prepared, Silence()), prepared.sampling, prepared.plan
     folder.mkdir()
-    journal = Journal(folder, SAMPLERS["random"](0))
+    journal = Journal(holding(folder), SAMPLERS["random"](0))
     dearest = sampling.cost_range()[1]
     take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
     scores = {name: {task: asdict(Score(correct, correct, 80)) for task in base.suite.task_names}
@@ -614,7 +615,7 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
     out = tmp_path / "study"
     out.mkdir()
     (out / "trials").write_text("in the way")
-    Journal(out, SAMPLERS["random"](0))  # a study's folder, not a foreign one
+    Journal(holding(out), SAMPLERS["random"](0))  # a study's folder, not a foreign one
     assert search(command(write(tmp_path / "s.yaml", trials=30), odd_folder, out)) == 1
     captured = capfd.readouterr()
     assert re.search(r"trials 0, 1, 2: got NotADirectoryError: .*trials.*; allowed: ", captured.err)
@@ -629,7 +630,7 @@ def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
     out = tmp_path / "study"
     (out / "trials" / "1").mkdir(parents=True)
     os.mkfifo(out / "trials" / "1" / unfinished.FILE)  # whoever opens it waits for ever
-    Journal(out, SAMPLERS["random"](0))
+    Journal(holding(out), SAMPLERS["random"](0))
     monkeypatch.setattr(ending, "HUNG_SECONDS", 4.0)
     monkeypatch.setattr(ending, "HUNG_RUNGS", 2.0)
     began = time.monotonic()

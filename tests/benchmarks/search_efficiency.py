@@ -36,7 +36,7 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
-from intervmerge.study.journal import Journal
+from intervmerge.study.journal import Journal, held
 from intervmerge.suites.suite import load_suite
 from intervmerge.workers.worker import state_of
 
@@ -202,7 +202,8 @@ def ours(recorded: Recorded, sampling: Sampling, seed: int, variant: Variant) ->
     sampling = replace(sampling, space=replace(sampling.space, search=search))
     trials: list[Record] = []
     images = 0
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder, held(Path(folder)):
         journal = Journal(Path(folder), SAMPLERS[variant.sampler](seed))
         merged = recorded.references["validation"]["merged"]
         searcher = OptunaSearcher(journal, sampling, "accuracy", None, merged, lambda event, record: None)
