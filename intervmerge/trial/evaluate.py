@@ -11,11 +11,11 @@ from torch import Tensor
 
 from intervmerge.engines.batches import Batch, sizes
 from intervmerge.engines.exact import Engine, features
-from intervmerge.engines.store import Store
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
 from intervmerge.records.scores import Score
+from intervmerge.stores.store import Store
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
@@ -39,7 +39,8 @@ def teacher_features(
 
     found = {}
     for task in (task for task in suite.tasks if tasks is None or task.name in tasks):
-        key = f"{suite.fingerprint}/teacher/{task.name}/{split}"
+        images = task.splits[split].fingerprint
+        key = f"{suite.teacher(task.name)}/{images}/{device.type}"  # by content, under whatever name
         found[task.name] = store.get(key, partial(compute, task)).to(device)
     return found
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.batches import sizes
-from intervmerge.engines.caches import CachePlan, Caches, plan_caches
+from intervmerge.engines.caches import CachePlan, Caches, images_of, plan_caches
 from intervmerge.engines.exact import Engine, ExactEngine
-from intervmerge.engines.store import InProcessStore, Store
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params, place
 from intervmerge.machine import Machine, find_device
 from intervmerge.records.record import Rung
 from intervmerge.records.scores import Score
+from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
@@ -111,7 +111,8 @@ class Bench:
     @cached_property
     def lesson(self) -> Lesson:
         """What distillation reads."""
-        key = f"{self.base.suite.fingerprint}/targets"
+        suite = self.base.suite
+        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
         targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
         return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
-from intervmerge.engines.store import InProcessStore
 from intervmerge.merging import resolve_settings
 from intervmerge.records.scores import OBJECTIVES, Scores, accuracy
+from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import CachePlan
-from intervmerge.engines.store import InProcessStore, MappedStore
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
+from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.store import InProcessStore
 from intervmerge.trial.run import Bench
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import NO_CACHES, CachePlan, plan_caches
-from intervmerge.engines.store import InProcessStore
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Scores
 from intervmerge.settings import read_settings
+from intervmerge.stores.store import InProcessStore
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
