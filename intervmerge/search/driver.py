@@ -107,7 +107,7 @@ class Driver:
         """Fill the caches; where the disk refuses, nothing is kept: trials are slower, and no less right."""
         plan, refused = self._roster.seat.plan or NO_CACHES, ""
         try:
-            fill_caches(crew, STREAMED, self._watch.progress)
+            fill_caches(crew, STREAMED, self._watch.progress, self._plan.address is None)
         except OSError as error:
             plan, refused = NO_CACHES, f", as they could not be written ({error})"
         self._roster = self._roster.planned(plan)
@@ -209,7 +209,7 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._tensors = {**self._tensors, **teachers(crew, self._suite, ("test",), self._watch.progress)}
         crew.sit(self._roster.seat, self._tensors)
-        fill_caches(crew, ("test",), self._watch.progress)
+        fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
         self._compare(crew, "test")
 
     def _test(self, crew: Crew) -> None:

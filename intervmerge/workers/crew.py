@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 from torch import Tensor
 
+from intervmerge.engines.caches import Part
 from intervmerge.errors import IntervMergeError
 from intervmerge.trial.run import Bench
 from intervmerge.workers.faults import SPOILT, fault_of, own
@@ -38,6 +40,16 @@ class Hand:
     def sit(self, base: Any, tensors: Mapping[str, Tensor], seat: Seat) -> None:
         """At a bench; the base and the tensors are mapped, not copied."""
         self._bench, self._seat = sit_down(base, tensors, seat), seat
+
+    def hold(self, split: str) -> list[Part]:
+        """The parts of a cache that is to be filled, held by this process until `release`."""
+        assert self._bench is not None
+        self._held = ExitStack()
+        return self._held.enter_context(self._bench.caches.parts(split))
+
+    def release(self) -> None:
+        """All parts are filled; seal the whole."""
+        self._held.close()
 
     def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives on the bench."""
@@ -86,6 +98,29 @@ class Crew:
         if isinstance(found, Exception):
             raise found
         return found
+
+    @contextmanager
+    def filling(self, split: str) -> Iterator[list[Part]]:
+        """The parts of a split's cache on this machine, each to be filled in here; one hand holds the whole meanwhile.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._call_in(1)
+        while not self._idle:
+            for reference in ray.wait(list(self._coming), timeout=LISTEN_SECONDS)[0]:
+                self._arrived(reference)
+            self._call_in(1)
+            self._check()
+        holder = self._idle[0]
+        try:
+            parts: list[Part] = taken(holder.hold.remote(split))
+            yield parts
+            taken(holder.release.remote())
+        except Exception as error:
+            with suppress(Exception):
+                taken(holder.release.remote())
+            raise own(error) from None
 
     def each(
         self, function: Callable[..., Any], calls: Iterable[Sequence[Any]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from ray.exceptions import RayActorError
 from torch import Tensor
 
 from intervmerge.engines.caches import CachePlan
@@ -15,6 +17,7 @@ from intervmerge.workers.tasks import (
     candidate,
     choose_caches,
     features,
+    fill_part,
     fill_rest,
     lesson,
     reference_scores,
@@ -62,13 +65,17 @@ def best_caches(crew: Crew, stream: bool) -> CachePlan:
     return plan
 
 
-def fill_caches(crew: Crew, splits: Sequence[str], tell: Tell) -> None:
-    """Fill the caches of these splits, on the machine of the crew.
+def fill_caches(crew: Crew, splits: Sequence[str], tell: Tell, here: bool = True) -> None:
+    """Fill the caches of these splits: side by side, where all are on one machine, or on the machine of one; what is
+    missing on others is filled there when it is first read.
 
     Raises:
         OSError: there is no room.
     """
     for split in splits:
+        if here:
+            with suppress(RayActorError), crew.filling(split) as parts:  # its holder died: what is left is filled below
+                gathered(crew, fill_part, [(part,) for part in parts], f"filling the caches of {split}", tell)
         crew.call(fill_rest, split)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from intervmerge.bases.merged import merge
-from intervmerge.engines.caches import NO_CACHES, CachePlan, plan_caches
+from intervmerge.engines.caches import NO_CACHES, CachePlan, Part, plan_caches
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
@@ -50,6 +50,11 @@ def lesson(bench: Bench, seat: Seat) -> dict[str, Tensor]:
 def choose_caches(bench: Bench, seat: Seat, stream: bool) -> CachePlan:
     """The best that fits this machine."""
     return plan_caches(bench.base.suite, seat.machine.cache_bytes, stream=stream, half=seat.machine.half)
+
+
+def fill_part(bench: Bench, seat: Seat, part: Part) -> None:
+    """Compute one part of a cache that another process holds."""
+    bench.caches.fill_part(part)
 
 
 def fill_rest(bench: Bench, seat: Seat, split: str) -> None:

@@ -12,7 +12,6 @@ the end of each size, on the same study.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -36,6 +35,7 @@ from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.study import Study
 from intervmerge.suites.suite import load_suite
+from intervmerge.workers.assignment import ASSIGNMENT, Report
 
 LAST = 40
 """Trials whose median is taken."""
@@ -139,7 +139,7 @@ def measure(folder: Path, sampling: Sampling, tasks: list[str], chosen: argparse
     for number in range(max(chosen.trials) + 1):
         began = time.perf_counter()
         asked = searcher.suggest(str(number))
-        record = Record.from_json(json.loads(asked["record"]))
+        record = asked[ASSIGNMENT].record
         ended = trained(record, tasks, chance)
         for count in (1, 2):
             part = replace(ended, state="running", rungs=ended.rungs[:count])
