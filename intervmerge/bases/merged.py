@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from intervmerge.engines.store import InProcessStore, Store
 from intervmerge.merging import merge_states, resolve_settings
+from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.suites.checkpoints import fingerprint_of
 from intervmerge.suites.suite import Suite, warn_of_disagreements
 

@@ -130,6 +130,8 @@ class SearchSettings:
     """A row of STOPPING (records/stopping.py): what is trained no further at a rung."""
     seed: int = 0
     """Of the sampler, and of every trial's initial values and batches."""
+    hung_after: float = 1_800.0
+    """Seconds without a step after which a trial hangs: its process is ended, and it fails."""
     final_seeds: int = 0
     """Further seeds that the front's trials are trained with when the search ends, for error bars: seed + 1, ..."""
 
@@ -140,6 +142,8 @@ class SearchSettings:
                 raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
         if self.seed < 0:
             raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
+        if not self.hung_after > 0:
+            raise ConfigError("search.hung_after", self.hung_after, "it is a time in seconds", "more than 0")
         if self.final_seeds < 0:
             raise ConfigError("search.final_seeds", self.final_seeds, "it is a count", "0 or more")
         if self.priors not in ("paper", "none"):

@@ -64,6 +64,13 @@ def put(value: Any) -> Any:
         return ray.put(value)
 
 
+def taken(reference: Any) -> Any:
+    """The value of a reference, its tensors mapped; raises what its making raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in put
+        return ray.get(reference)
+
+
 def shared_suite(suite: Suite) -> Suite:
     """The same suite with its weights in the object store. What is stored on disk is what is stored there."""
     pretrained = SharedState(suite.pretrained)
