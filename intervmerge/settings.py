@@ -24,6 +24,8 @@ Settings = TypeVar("Settings")
 
 DEPTH = 16
 """Levels of values in values, at most."""
+VALUES = 300_000
+"""Values in a file, at most, aliases counted as what they stand for."""
 LARGEST = 2**63 - 1
 """Whole number, at most: what numpy, torch, Arrow and databases take."""
 
@@ -206,11 +208,14 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lines: dict[str, int] = {}
+        self._left = VALUES
         try:
             text = path.read_text(encoding="utf-8-sig")
             for _ in self._checked(yaml.parse(text, Loader=yaml.SafeLoader)):
                 pass
             node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except ConfigError:
+            raise
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise self._refused(
@@ -219,7 +224,7 @@ class Lines:
         except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
             got = " ".join(str(error).split())
             raise ConfigError(path, got, "it must be readable YAML, in UTF-8", "plain keys and values") from error
-        self.values = _mapping(path, None if node is None else self._read(node, ""))
+        self.values = _mapping(path, None if node is None else self._read(node, "", 1))
 
     def _refused(self, mark: Any, key: str, got: str, rule: str, allowed: str) -> ConfigError:
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -231,25 +236,33 @@ class Lines:
         for event in events:
             yield
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            tag, anchor = getattr(event, "tag", None), getattr(event, "anchor", None)
-            if tag is not None or anchor is not None:
-                got = f"the tag {tag}" if tag is not None else f"the anchor or alias {anchor}"
-                raise self._refused(
-                    event.start_mark, "", got, "values stand where they are used", "plain keys and values"
-                )
+            if (tag := getattr(event, "tag", None)) is not None:
+                rule = "values have no tags, which could be code"
+                raise self._refused(event.start_mark, "", f"the tag {tag}", rule, "plain keys and values")
             if depth > DEPTH:
-                got, allowed = "values in values in values", f"{DEPTH} levels at most"
-                raise self._refused(event.start_mark, "", got, "settings are a few levels deep", allowed)
+                raise self._too_deep(event.start_mark)
 
-    def _read(self, node: yaml.Node, place: str) -> Any:
+    def _too_deep(self, mark: Any) -> ConfigError:
+        got, allowed = "values in values in values", f"{DEPTH} levels at most"
+        return self._refused(mark, "", got, "settings are a few levels deep", allowed)
+
+    def _read(self, node: yaml.Node, place: str, depth: int) -> Any:
+        """The value of a node; where aliases repeat one, it is read again."""
         self._lines.setdefault(place, node.start_mark.line + 1)
+        self._left -= 1
+        if depth > DEPTH:
+            raise self._too_deep(node.start_mark)
+        if not self._left:
+            got, allowed = f"more than {VALUES:,} values", "fewer, or fewer aliases of aliases"
+            raise self._refused(node.start_mark, place, got, "settings are few", allowed)
         if isinstance(node, yaml.SequenceNode):
-            return [self._read(value, f"{place}.{number}".lstrip(".")) for number, value in enumerate(node.value)]
+            inner = enumerate(node.value)
+            return [self._read(value, f"{place}.{number}".lstrip("."), depth + 1) for number, value in inner]
         if isinstance(node, yaml.MappingNode):
-            return self._read_mapping(node, place)
+            return self._read_mapping(node, place, depth)
         return self._scalar(node, place)
 
-    def _read_mapping(self, node: yaml.MappingNode, place: str) -> dict[str, Any]:
+    def _read_mapping(self, node: yaml.MappingNode, place: str, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         stood: dict[str, int] = {}
         for key, value in node.value:
@@ -263,7 +276,7 @@ class Lines:
                 raise self._refused(key.start_mark, below, "the same key again", "a key stands once", allowed)
             stood[name] = line
             self._lines.setdefault(below, line)
-            found[name] = self._read(value, below)
+            found[name] = self._read(value, below, depth + 1)
         return found
 
     def _scalar(self, node: yaml.Node, place: str) -> Any:

@@ -18,7 +18,7 @@ from intervmerge.errors import IntervMergeError, NotFiniteError
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore
-from intervmerge.suites.images import write_images
+from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.suite import Suite, load_suite, write_yaml
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import score

@@ -13,7 +13,7 @@ from torch import Tensor
 from intervmerge.merging import merge_states, resolve_settings
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.suites.checkpoints import fingerprint_of
-from intervmerge.suites.suite import Suite
+from intervmerge.suites.suite import Suite, warn_of_disagreements
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
         CheckpointError: weights that are not finite.
     """
     complete = resolve_settings(rule, settings)
+    warn_of_disagreements(suite)
     vectors = {task.name: task.task_vector for task in suite.tasks}
     state = merge_states(suite.pretrained, vectors, rule, **settings)
     return MergedBase(suite, rule, complete, state, fingerprint(suite, state), store or InProcessStore())

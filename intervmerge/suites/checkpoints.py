@@ -76,18 +76,18 @@ def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")
-    with path.open("rb") as file:
-        if file.read(4).startswith(_PICKLES):
-            rule = "loading a pickle can run code, so it is never loaded"
-            raise CheckpointError(
-                path, "a pickle (torch.save)", rule, "safetensors.torch.save_file(model.state_dict(), path)"
-            )
     try:
+        if not path.is_file():
+            raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")
+        with path.open("rb") as file:
+            if file.read(4).startswith(_PICKLES):
+                rule = "loading a pickle can run code, so it is never loaded"
+                raise CheckpointError(
+                    path, "a pickle (torch.save)", rule, "safetensors.torch.save_file(model.state_dict(), path)"
+                )
         return cast(Any, safe_open)(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        rule = "it must be a whole safetensors file"
+        rule = "it must be a whole safetensors file that can be read"
         raise CheckpointError(path, f"{error}", rule, "a file that is complete; copy or download it again") from error
 
 
