@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intervmerge.files import sha256_of
+from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.encoder import Architecture, Encoder
-from intervmerge.suites.images import Split, write_images
+from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Normalization, files_of, read_suite_file, write_yaml
 
 SHAPE = Architecture(image_size=32, patch_size=16, width=48, blocks=5, heads=4, features=24, activation="quick_gelu")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +19,11 @@ from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_cach
 from intervmerge.engines.exact import Engine, features
 from intervmerge.engines.graphs import Replayed
 from intervmerge.engines.storages import STORAGES
-from intervmerge.engines.store import InProcessStore, MappedStore
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import FORMULAS, InterventionConfig, Interventions
 from intervmerge.machine import Machine
+from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
@@ -368,84 +366,7 @@ def test_the_bytes_of_a_step_are_about_what_autograd_saves(bench: Bench, name: s
     assert 0.5 < sum(saved.values()) / engine.step_bytes(batch.index.numel(), 0) < 1.5
 
 
-# ---- stores
-
-
-@pytest.fixture(params=["process", "files"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> InProcessStore | MappedStore:
-    return InProcessStore() if request.param == "process" else MappedStore(tmp_path / "store")
-
-
-LAYOUT = {"a": ((3, 2), torch.float32), "b": ((4,), torch.bfloat16), "c": ((2,), torch.int64)}
-
-
-def write(tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape) + len(name) / 2)
-
-
-def test_a_store_computes_once_and_gives_what_was_written(store: InProcessStore | MappedStore) -> None:
-    expected = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in LAYOUT.items()}
-    write(expected)
-    for fill in (write, lambda tensors: pytest.fail("computed twice")):
-        found = store.fill("key", LAYOUT, fill)
-        assert set(found) == set(LAYOUT)
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert torch.equal(store.get("other", lambda: torch.ones(2)), torch.ones(2))
-    assert torch.equal(store.get("other", lambda: torch.zeros(2)), torch.ones(2))
-
-
-def test_files_outlive_the_store_and_what_a_process_writes_reaches_no_other(tmp_path: Path) -> None:
-    MappedStore(tmp_path).fill("key", LAYOUT, write)
-    found = MappedStore(tmp_path).fill("key", LAYOUT, lambda tensors: pytest.fail("computed twice"))
-    found["a"].zero_()
-    again = MappedStore(tmp_path).fill("key", LAYOUT, write)
-    assert again["a"].sum() > 0
-
-
-def test_the_longest_unused_keys_go_when_room_is_needed_and_maps_of_them_stay(tmp_path: Path) -> None:
-    layout = {"x": ((1000,), torch.float32)}
-    store = MappedStore(tmp_path, limit=11_000)
-    first = store.fill("first", layout, lambda tensors: tensors["x"].fill_(1))  # type: ignore[arg-type, return-value]
-    store.fill("second", layout, write)
-    time.sleep(0.05)  # clocks of files are coarse
-    store.fill("first", layout, write)  # used again: the second is now the oldest
-    store.fill("third", layout, write)
-    computed = []
-    store.fill("first", layout, lambda tensors: computed.append("first"))
-    store.fill("second", layout, lambda tensors: computed.append("second"))
-    assert computed == ["second"]
-    assert first["x"].eq(1).all()
-
-
-def test_a_fill_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(tensors: Mapping[str, Tensor]) -> None:
-        raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        MappedStore(tmp_path).fill("key", LAYOUT, fail)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-
-
-def test_a_folder_that_cannot_be_written_to_raises_before_anything_is_computed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
-        MappedStore(tmp_path / "file" / "store").fill("key", LAYOUT, lambda tensors: pytest.fail("computed"))
-
-
-def test_one_computes_while_the_others_wait(tmp_path: Path) -> None:
-    computed: list[int] = []
-
-    def fill(tensors: Mapping[str, Tensor]) -> None:
-        computed.append(1)
-        write(tensors)
-
-    threads = [threading.Thread(target=lambda: MappedStore(tmp_path).fill("key", LAYOUT, fill)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert computed == [1]
+# ---- caches in files
 
 
 def test_engines_run_on_caches_that_another_process_left(bench: Bench, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from holding import holding
 from mlflow.tracking import MlflowClient
 from narrow import Narrow
 
@@ -22,6 +23,7 @@ from intervmerge.bases.merged import merge
 from intervmerge.cli.dry_run import FINALISTS, _trainings
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
+from intervmerge.engines.caches import plan_caches
 from intervmerge.errors import ConfigError
 from intervmerge.files import sha256_of
 from intervmerge.machine import GIB, Machine
@@ -46,9 +48,9 @@ from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.views.plots import payload, write_png
 from intervmerge.views.runs import NUMBER, local_uri
 from intervmerge.views.tables import error_bars, front_rows
-from intervmerge.workers.seat import Seat
+from intervmerge.workers.seat import Seat, sit_down
 from intervmerge.workers.session import ray_session
-from intervmerge.workers.tasks import features, fill_caches, train_again, within_memory
+from intervmerge.workers.tasks import train_again
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -230,7 +232,7 @@ def test_an_equal_configuration_elsewhere_has_neither_test_figures_nor_repeats()
 
 
 def test_the_journal_keeps_repeats_beside_their_trial_and_optuna_does_not_hear_of_them(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, optuna.samplers.RandomSampler(seed=0))
+    journal = Journal(holding(tmp_path), optuna.samplers.RandomSampler(seed=0))
     record = trial(0, 400, 70, 60)
     journal.tell(journal.study.ask(), record.without_test(), "accuracy")
     before = journal.study.get_trials()
@@ -429,7 +431,7 @@ def seat_of(folder: Path, finalist: Record) -> Seat:
     """As a worker of the search had it."""
     base = load_study(folder).base()
     seat = Seat(str(folder), Machine(device="cpu", workers=2), threads=finalist.threads)
-    return replace(seat, plan=fill_caches(base, seat, True)[0])
+    return replace(seat, plan=plan_caches(base.suite, seat.machine.cache_bytes))
 
 
 def test_a_repeat_with_the_trials_own_seed_is_the_trial_bit_for_bit(studied: Path, tmp_path: Path) -> None:
@@ -437,12 +439,13 @@ def test_a_repeat_with_the_trials_own_seed_is_the_trial_bit_for_bit(studied: Pat
     record, base = load_study(folder).record, load_study(folder).base()
     finalist = record.front[-1]
     seat = seat_of(folder, finalist)
-    tensors = features(base, seat, ("adapt", "validation", "test"))
-    own = train_again(base, tensors, seat, finalist, finalist.seed)
+    own = train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed)
     assert (own.sha256, own.scores, own.test) == (finalist.sha256, finalist.scores, finalist.test)
     written = repeat_folder(folder, finalist.number, finalist.seed) / FILE
     assert written.read_bytes() == (trial_folder(folder, finalist.number) / FILE).read_bytes()
-    assert train_again(base, tensors, seat, finalist, finalist.seed) == own  # its seconds too: it was only heard again
+    assert (
+        train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed) == own
+    )  # its seconds too: it was only heard again
 
 
 def test_a_half_trained_repeat_goes_on_and_ends_as_it_would_have(studied: Path, tmp_path: Path) -> None:
@@ -450,7 +453,6 @@ def test_a_half_trained_repeat_goes_on_and_ends_as_it_would_have(studied: Path, 
     record, base = load_study(folder).record, load_study(folder).base()
     finalist = record.front[-1]
     seat, known = seat_of(folder, finalist), finalist.repeats[0]
-    tensors = features(base, seat, ("adapt", "validation", "test"))
     place = repeat_folder(folder, finalist.number, 1)
     values = {"intervention": finalist.intervention, "training": finalist.training, "seed": 1}
     bench = Bench(base, seat.machine, plan=seat.plan)
@@ -462,7 +464,7 @@ def test_a_half_trained_repeat_goes_on_and_ends_as_it_would_have(studied: Path, 
     killed.close()
     assert sha256_of(place / FILE) != known.sha256
     assert (place / unfinished.FILE).is_file()
-    went_on = train_again(base, tensors, seat, finalist, 1)
+    went_on = train_again(sit_down(base, {}, seat), seat, finalist, 1)
     assert replace(went_on, seconds=0) == replace(known, seconds=0)
 
 
@@ -478,10 +480,10 @@ def test_a_repeat_that_memory_is_too_short_for_is_tried_once_more_with_a_quarter
     intervention = {**CONFIGURATION, "blocks": list(range(5)), "slice_width": 48}
     finalist = replace(trial(0, 400, 60, 60), intervention=intervention, training={"steps": 2, "batch": 8})
     if most:
-        assert set(within_memory(bench, Seat(str(tmp_path)), finalist, 1).test) == set(odd.task_names)
+        assert set(train_again(bench, Seat(str(tmp_path)), finalist, 1).test) == set(odd.task_names)
     else:
         with pytest.raises(torch.OutOfMemoryError, match="1 tasks"):
-            within_memory(bench, Seat(str(tmp_path)), finalist, 1)
+            train_again(bench, Seat(str(tmp_path)), finalist, 1)
 
 
 def test_more_seeds_train_only_what_is_missing_and_one_that_fails_does_so_alone_and_is_tried_again(
@@ -527,7 +529,7 @@ def test_a_study_without_a_selection_or_seeds_in_its_settings_was_chosen_by_shru
     studied: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(studied, tmp_path / "old"))
-    old = Journal(folder)
+    old = Journal(holding(folder))
     settings = {name: value for name, value in old.settings.items() if name != "selection"}
     settings["search"] = {name: value for name, value in settings["search"].items() if name != "final_seeds"}
     old.note(SETTINGS, settings)

@@ -19,6 +19,7 @@ import optuna
 import pytest
 import torch
 from faults import descendants, kill_and_resume, world
+from holding import holding
 from narrow import Narrow
 
 from intervmerge.bases.merged import MergedBase, merge
@@ -26,14 +27,12 @@ from intervmerge.cli.search import main as search
 from intervmerge.errors import IntervMergeError
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.machine import GIB, Machine
-from intervmerge.records import ending
-from intervmerge.records.ending import FAILURES, GROWTH, Stopping, hung_after, stalled
+from intervmerge.records.ending import FAILURES, GROWTH, Stopping, stalled
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score
 from intervmerge.records.study import StudyRecord
-from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
+from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.searcher import LISTED, OptunaSearcher
-from intervmerge.search.watch import Silence
 from intervmerge.settings import read_settings
 from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, Pace
 from intervmerge.space.sampling import Sampling
@@ -48,7 +47,9 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, Bench
 from intervmerge.trial.unfinished import write_whole
-from intervmerge.workers.seat import Seat, is_out_of_memory
+from intervmerge.workers.assignment import ASSIGNMENT, REPORT, Assignment, Report
+from intervmerge.workers.faults import is_out_of_memory
+from intervmerge.workers.seat import Seat
 from intervmerge.workers.session import ray_session
 from intervmerge.workers.worker import Worker
 
@@ -89,9 +90,9 @@ def drive(searcher: OptunaSearcher, count: int, finish: Callable[[Record], Recor
         asked = searcher.suggest(str(number))
         if asked == "FINISHED":
             break
-        record = Record.from_json(json.loads(asked["record"]))
+        record = asked[ASSIGNMENT].record
         record = (finish or (lambda r: replace(r, state="complete", rungs=(score(r),))))(record)
-        searcher.on_trial_complete(str(number), {"record": json.dumps(record.to_json())})
+        searcher.on_trial_complete(str(number), Report(record).result)
         trained.append(record)
     return trained
 
@@ -100,7 +101,7 @@ def by_hand(folder: Path, sampling: Sampling, **more: object) -> OptunaSearcher:
     """A searcher on a journal of its own, without Ray."""
     folder.mkdir(exist_ok=True)
     settings = sampling.space.search
-    journal = Journal(folder, SAMPLERS[settings.sampler](settings.seed))
+    journal = Journal(holding(folder), SAMPLERS[settings.sampler](settings.seed))
     silent = lambda event, record: None  # noqa: E731
     return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, MERGED, silent, **more)
 
@@ -220,9 +221,10 @@ def studied(
 ) -> tuple[Study, Prepared]:
     """A study without Ray: real journal, settings and files; its figures are made up."""
     prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
-    base, sampling, plan = choose_base(prepared, Silence()), prepared.sampling, prepared.plan
+    base, sampling, plan = named_base(prepared), prepared.sampling, prepared.plan
+    assert base is not None
     folder.mkdir()
-    journal = Journal(folder, SAMPLERS["random"](0))
+    journal = Journal(holding(folder), SAMPLERS["random"](0))
     dearest = sampling.cost_range()[1]
     take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
     scores = {name: {task: asdict(Score(correct, correct, 80)) for task in base.suite.task_names}
@@ -464,13 +466,6 @@ def test_a_searcher_begins_no_trial_once_there_is_a_reason_and_says_it_once(tmp_
     assert said == ["enough"]
 
 
-def test_trials_hang_after_twenty_times_the_median_rung_but_not_before_ten_minutes() -> None:
-    study = record_of([0.6])
-    assert hung_after(record_of([])) == hung_after(study) == 600.0
-    slow = replace(study.trials[0], rungs=tuple(Rung(n, 40.0 * n, {}) for n in (1, 2, 3)))
-    assert hung_after(replace(study, trials=[slow])) == 20 * 40.0
-
-
 # ---- memory and disk
 
 
@@ -512,14 +507,15 @@ def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker
     training = asdict(TrainingConfig(steps=4, batch=8, rungs=(2,)))
     intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
     record = Record(number, "running", 0, intervention, training, 5)
-    return Here({"record": json.dumps(record.to_json()), "bars": "{}"})
+    return Here(Assignment(record).config)
 
 
 def steps(worker: Worker) -> list[Record]:
     """What the worker reports, to the end of its trial."""
     found = []
     while not found or found[-1].state == "running":
-        found.append(Record.from_json(json.loads(worker.step()["record"])))
+        report: Report = worker.step()[REPORT]
+        found.append(report.record)
     return found
 
 
@@ -535,16 +531,12 @@ def test_a_trial_that_memory_is_too_short_for_is_tried_again_with_a_quarter_and_
         torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_trial_that_memory_is_too_short_for_twice_fails_with_its_error_and_the_next_one_is_tried_whole(
+def test_a_trial_that_memory_is_too_short_for_twice_raises_so_that_its_process_is_replaced(
     base: MergedBase, tmp_path: Path
 ) -> None:
     short = worker(tmp_path, base, 0)
-    found = steps(short)
-    assert [record.state for record in found] == ["failed"]
-    assert "OutOfMemoryError: CUDA out of memory: 1 tasks" in found[0].error  # the second try had one task at a time
-    short._bench.exact.most = 3
-    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bars": "{}"})
-    assert steps(short)[-1].state == "complete"
+    with pytest.raises(torch.OutOfMemoryError, match="1 tasks"):  # the second try had one task at a time
+        short.step()
 
 
 def test_a_trial_whose_end_was_not_heard_of_ends_again_without_training(base: MergedBase, tmp_path: Path) -> None:
@@ -614,7 +606,7 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
     out = tmp_path / "study"
     out.mkdir()
     (out / "trials").write_text("in the way")
-    Journal(out, SAMPLERS["random"](0))  # a study's folder, not a foreign one
+    Journal(holding(out), SAMPLERS["random"](0))  # a study's folder, not a foreign one
     assert search(command(write(tmp_path / "s.yaml", trials=30), odd_folder, out)) == 1
     captured = capfd.readouterr()
     assert re.search(r"trials 0, 1, 2: got NotADirectoryError: .*trials.*; allowed: ", captured.err)
@@ -624,21 +616,20 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
 
 
 def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
-    ray_here: None, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: None, odd_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
     (out / "trials" / "1").mkdir(parents=True)
     os.mkfifo(out / "trials" / "1" / unfinished.FILE)  # whoever opens it waits for ever
-    Journal(out, SAMPLERS["random"](0))
-    monkeypatch.setattr(ending, "HUNG_SECONDS", 4.0)
-    monkeypatch.setattr(ending, "HUNG_RUNGS", 2.0)
+    Journal(holding(out), SAMPLERS["random"](0))
     began = time.monotonic()
-    assert search(command(write(tmp_path / "s.yaml", trials=3), odd_folder, out)) == 0
-    assert time.monotonic() - began < 120
+    line = command(write(tmp_path / "s.yaml", trials=3), odd_folder, out, "--hung-after", "30")
+    assert search(line) == 0
+    assert time.monotonic() - began < 240
     record = load_study(out).record
     failed = [trial for trial in record.trials if trial.state == "failed"]
     assert [trial.number for trial in failed] == [1]
-    assert failed[0].error.startswith("hung: no rung for ")
+    assert failed[0].error.startswith("hung: no step for ")
     assert len(record.complete) == 2
 
 

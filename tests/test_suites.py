@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
 from odd_suite import IMAGES, SHAPE, TASKS, save, write_odd_suite
 from safetensors.torch import load_file
 
+from intervmerge.bases.merged import merge
+from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError, SuiteError
 from intervmerge.files import sha256_of
+from intervmerge.interventions import InterventionConfig, Interventions, place
 from intervmerge.suites.check import check
+from intervmerge.suites.datasets.arrow import read_images, write_images
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
-from intervmerge.suites.images import read_images, write_images
 from intervmerge.suites.suite import Suite, files_of, load_suite
+from intervmerge.suites.suite_file import disagreements
 
 
 def edit_yaml(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -211,7 +220,7 @@ def test_a_wrong_suite_yaml_is_refused(broken_folder: Path, change: Callable[[ob
 @pytest.mark.parametrize("text", ["", "- a list", "a: [", "!!python/object/apply:os.getcwd []"])
 def test_a_file_that_holds_no_plain_keys_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "suite.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"suite\.yaml: got"):
+    with pytest.raises(ConfigError, match=r"suite\.yaml(, line 1)?: got"):
         load_suite(tmp_path)
 
 
@@ -259,3 +268,282 @@ def test_the_packaged_suite_says_what_it_is() -> None:
         assert task.splits["adapt"].labels is None
     assert all(mini8.file.sha256[path] == sha256_of(mini8.folder / path) for path in files_of(mini8.file))
     assert all(task.source and task.licence for task in mini8.file.tasks)
+
+
+# ---- what a suite may be
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        '№ 5 — (β), "x"',
+        "cars [/v2]",
+        "[red]bold[/red]",
+        "C# (digits)",
+        "ViT-B/32",
+        "数字　認識",
+        "a\u200db",
+        "extra_params",
+    ],
+)
+def test_any_text_that_prints_is_a_name(broken_folder: Path, name: str) -> None:
+    edit_yaml(broken_folder, lambda v: (v.update(name=name), v["tasks"][0].update(name=name)))
+    suite = load_suite(broken_folder)
+    assert (suite.name, suite.task_names) == (name, [name, "green", "blue"])
+    assert list(check(suite)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", " red", "red ", "a\nb", "a\tb", "a\0b", "a\x7fb", "a\u2028b", "\ud800", "a" * 201, None, 5]
+)
+@pytest.mark.parametrize("place", ["name", r"tasks\.1\.name"])
+def test_what_is_no_name_is_refused_with_its_line(broken_folder: Path, name: object, place: str) -> None:
+    edit_yaml(broken_folder, lambda v: (v if place == "name" else v["tasks"][1]).update(name=name))
+    with pytest.raises(ConfigError, match=rf"suite\.yaml, line \d+, {place}: got"):
+        load_suite(broken_folder)
+
+
+@pytest.mark.parametrize("pair", [("a", "a"), ("caf\u00e9", "cafe\u0301"), ("a", "a/0"), ("x/y/z", "x/y")])
+def test_names_that_would_be_taken_for_each_other_are_refused(broken_folder: Path, pair: tuple[str, str]) -> None:
+    edit_yaml(broken_folder, lambda v: [task.update(name=name) for task, name in zip(v["tasks"], pair, strict=False)])
+    with pytest.raises(ConfigError, match=r"suite\.yaml, line \d+, tasks\.1\.name: got"):
+        load_suite(broken_folder)
+
+
+def test_a_slash_in_a_name_keeps_its_interventions_apart(broken_folder: Path, tmp_path: Path) -> None:
+    edit_yaml(
+        broken_folder, lambda v: [t.update(name=n) for t, n in zip(v["tasks"], ("a/0", "a/1", "a0"), strict=True)]
+    )
+    names = load_suite(broken_folder).task_names
+    placement = place(InterventionConfig(rank=2), width=SHAPE.width, num_blocks=SHAPE.blocks, grid=SHAPE.grid)
+    one = Interventions.start([(name, placement) for name in names], seed=0)
+    one.save(tmp_path / "i.safetensors")
+    again = Interventions.load(tmp_path / "i.safetensors").state_by_task()
+    assert all(torch.equal(t, again[n][k]) for n, own in one.state_by_task().items() for k, t in own.items())
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "key"),
+    [([123.7, 116.3, 103.5], [58.4, 57.1, 57.4], "mean"), ([0.5, 0.5, 0.5], [58.4, 57.1, 57.4], "std"),
+     ([-0.1, 0.5, 0.5], [0.2, 0.2, 0.2], "mean"), ([0.5, 0.5, 0.5], [0.2, 0.0, 0.2], "std"),
+     ([0.5, 0.5, 0.5], [0.2, 0.2, -0.2], "std"), ([0.5, 0.5, 0.5], [0.001, 0.001, 0.001], "std")],
+)  # fmt: skip
+def test_a_normalisation_of_pixels_that_are_not_scaled_is_refused(
+    broken_folder: Path, mean: list[float], std: list[float], key: str
+) -> None:
+    edit_yaml(broken_folder, lambda v: v["normalization"].update(mean=mean, std=std))
+    with pytest.raises(ConfigError, match=rf"suite\.yaml, line \d+, normalization\.{key}: got .*; pixels are scaled"):
+        load_suite(broken_folder)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"width": 2**62, "heads": 3}, {"blocks": 10**9}, {"image_size": 2**40, "patch_size": 7}, {"mlp_ratio": -1.0},
+     {"mlp_ratio": 1e-9}, {"mlp_ratio": 1e30}],
+)  # fmt: skip
+def test_a_tower_that_cannot_be_built_is_refused_at_once(broken_folder: Path, sizes: dict[str, float]) -> None:
+    edit_yaml(broken_folder, lambda v: v["architecture"].update(sizes))
+    with pytest.raises(ConfigError, match=r"suite\.yaml, line \d+, architecture\.\w+: got"):
+        load_suite(broken_folder)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:nobody/nothing", "local-dir:/etc", "", "ViT-B/32"])
+def test_an_architecture_is_looked_up_nowhere_but_in_open_clips_list(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"architecture: got .*open_clip has no such model"):
+        open_clip_architecture(name)
+
+
+# ---- images
+
+
+def relabelled(path: Path, kind: pa.DataType, value: Callable[[int], object]) -> None:
+    """The labels of an Arrow file as another type."""
+    rewritten(path, label=lambda column: pa.array([None if x is None else value(x) for x in column.to_pylist()], kind))
+
+
+def rewritten(path: Path, **columns: Callable[[pa.ChunkedArray], pa.Array]) -> None:
+    """An Arrow file with some columns made anew; a column of None is left out."""
+    table = pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all().combine_chunks()
+    for name, change in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, change(table.column(name)))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()], ids=str
+)
+def test_labels_are_whole_numbers_of_any_size(broken_folder: Path, odd: Suite, kind: pa.DataType) -> None:
+    relabelled(broken_folder / "images/red.arrow", kind, int)
+    for split in ("validation", "test"):
+        found, meant = (s.task("red").splits[split].labels for s in (load_suite(broken_folder), odd))
+        assert torch.equal(found, meant)  # type: ignore[arg-type]
+        assert found.dtype == torch.int64  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(pa.string(), str), (pa.float32(), float), (pa.bool_(), bool), (pa.null(), lambda _: None),
+     (pa.list_(pa.int8()), lambda x: [x]), (pa.date32(), lambda x: x), (pa.decimal128(5), Decimal)],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_labels_that_are_no_whole_numbers_are_refused_with_the_columns_type(
+    broken_folder: Path, kind: pa.DataType, value: Callable[[int], object]
+) -> None:
+    relabelled(broken_folder / "images/red.arrow", kind, value)
+    with pytest.raises(SuiteError, match=rf"red\.arrow, column label: got type {re.escape(str(kind))}"):
+        load_suite(broken_folder)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**63])
+def test_a_label_that_is_no_class_is_refused(broken_folder: Path, label: int) -> None:
+    relabelled(broken_folder / "images/red.arrow", pa.uint64() if label > 0 else pa.int64(), lambda _: label)
+    with pytest.raises(SuiteError, match=r"red\.arrow, split validation: got .*; a label is a class"):
+        load_suite(broken_folder)
+
+
+def with_null(column: pa.ChunkedArray) -> pa.Array:
+    return pa.array([None, *column.to_pylist()[1:]], column.type)
+
+
+def with_null_pixel(column: pa.ChunkedArray) -> pa.Array:
+    images = column.to_pylist()
+    images[0][0] = None
+    return pa.array(images, column.type)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [("image", with_null, "got 1 images, 0 pixels and 0 splits that are null"),
+     ("image", with_null_pixel, "got 0 images, 1 pixels and 0 splits that are null"),
+     ("split", with_null, "got 0 images, 0 pixels and 1 splits that are null"),
+     ("split", lambda column: pa.array([1] * len(column)), "column split: got type int64"),
+     ("split", lambda column: pa.array(["adapt"] * len(column)), "split validation: got no images"),
+     ("image", lambda column: pa.array([b"x"] * len(column)), "column image: got type binary"),
+     ("image", lambda column: pa.array([[1] * 12] * len(column), pa.list_(pa.uint8(), 12)), "column image: got type f"),
+     ("label", lambda column: with_null(column.take(list(range(len(column) - 1, -1, -1)))), "without label")],
+)  # fmt: skip
+def test_images_with_something_missing_are_refused(
+    broken_folder: Path, name: str, change: Callable[[pa.ChunkedArray], pa.Array], message: str
+) -> None:
+    rewritten(broken_folder / "images/red.arrow", **{name: change})
+    with pytest.raises(SuiteError, match=rf"red\.arrow.*{message}"):
+        load_suite(broken_folder)
+
+
+def test_text_of_splits_needs_no_dictionary(broken_folder: Path, odd: Suite) -> None:
+    for kind in (pa.string(), pa.large_string()):
+        rewritten(
+            broken_folder / "images/red.arrow", split=lambda column, kind=kind: pa.array(column.to_pylist(), kind)
+        )
+        suite = load_suite(broken_folder)
+        assert suite.task("red").splits["test"].fingerprint == odd.task("red").splits["test"].fingerprint
+
+
+def test_an_arrow_file_cut_or_flipped_anywhere_is_opened_or_refused(broken_folder: Path) -> None:
+    path = broken_folder / "images/red.arrow"
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        at, bit = (int(torch.randint(0, most, (), generator=generator)) for most in (len(whole), 8))
+        for broken in (whole[:at], whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :]):
+            path.write_bytes(broken)
+            with contextlib.suppress(SuiteError):
+                assert set(read_images(path, SHAPE.image_size)) == set(IMAGES)
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1\0\0", b"\0" * 4096])
+def test_files_that_hold_nothing_are_refused(broken_folder: Path, content: bytes) -> None:
+    (broken_folder / "images/red.arrow").write_bytes(content)
+    with pytest.raises(SuiteError, match=r"red\.arrow: got"):
+        load_suite(broken_folder)
+    (broken_folder / "images/red.arrow").unlink()
+    (broken_folder / "weights/red.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"red\.safetensors: got"):
+        load_suite(broken_folder)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    "path", ["../gone/red.safetensors", "/gone/red.safetensors", "", ".", "a" * 5_000, "weights", "/dev/null"]
+)
+@pytest.mark.parametrize(("key", "of"), [("task_vector", "weights"), ("head", "weights"), ("images", "images")])
+def test_a_path_that_leads_nowhere_is_refused(broken_folder: Path, path: str, key: str, of: str) -> None:
+    edit_yaml(broken_folder, lambda v: v["tasks"][0].update({key: path}))
+    with pytest.raises((CheckpointError, SuiteError), match=r": got .*; .*; allowed: "):
+        load_suite(broken_folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 5_000, "a\0b", "\ud800"])
+def test_a_suite_that_can_be_no_path_is_refused(name: str) -> None:
+    with pytest.raises(SuiteError, match=r"suite: got .*; it must be a packaged suite or a path"):
+        load_suite(name)
+
+
+def test_weights_outside_the_folder_may_be_named(broken_folder: Path, odd: Suite, tmp_path: Path) -> None:
+    (broken_folder / "weights/red.safetensors").rename(tmp_path / "outside.safetensors")
+    for named in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+        edit_yaml(broken_folder, lambda v, named=named: v["tasks"][0].update(task_vector=named))
+        assert load_suite(broken_folder).fingerprint == odd.fingerprint
+
+
+def test_two_weight_files_in_each_others_place_are_found(broken_folder: Path, odd: Suite) -> None:
+    weights = broken_folder / "weights"
+    (weights / "red.safetensors").rename(weights / "x")
+    (weights / "green.safetensors").rename(weights / "red.safetensors")
+    (weights / "x").rename(weights / "green.safetensors")
+    suite = load_suite(broken_folder)
+    assert suite.fingerprint != odd.fingerprint
+    assert len(disagreements(suite.file, suite.hashes)) == 2
+
+
+# ---- written hashes
+
+
+def test_a_written_hash_that_is_not_the_files_is_said_once(
+    odd: Suite, broken_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_yaml(broken_folder, lambda v: v["sha256"].update({"heads/red.safetensors": "0" * 64}))
+    for _ in range(2):
+        assert merge(load_suite(broken_folder)).fingerprint == merge(odd).fingerprint
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "heads/red.safetensors: sha256 is" in said[0]
+    assert str(broken_folder) in said[0]
+
+
+@pytest.mark.parametrize("style", ["block", "flow", "none", "last"])
+def test_repair_writes_the_hashes_of_the_files_and_leaves_the_rest(
+    broken_folder: Path, style: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = broken_folder / "suite.yaml"
+    values = yaml.safe_load(path.read_text())
+    hashes = {**values.pop("sha256"), "weights/red.safetensors": "0" * 64, "gone.arrow": "1" * 64}
+    written = {"sha256": hashes} if style != "none" else {}
+    if style == "flow":
+        path.write_text(json.dumps({**values, **written}))
+    else:
+        parts = [yaml.safe_dump(part, sort_keys=False) for part in (written, values) if part]
+        path.write_text("\n# of ours\n".join(reversed(parts) if style == "last" else parts).rstrip("\n"))
+    assert main(["suite", "check", str(broken_folder)]) == 1
+    assert "--repair writes their hashes" in capsys.readouterr().out
+    assert main(["suite", "check", "--repair", str(broken_folder)]) == 0
+    assert "): 0 findings" in capsys.readouterr().out
+    after = yaml.safe_load(path.read_text())
+    assert after.pop("sha256") == {name: sha256_of(broken_folder / name) for name in hashes if name != "gone.arrow"}
+    assert after == values
+    assert ("# of ours" in path.read_text()) == (style in ("block", "last"))
+
+
+def test_check_finds_classes_that_cannot_be_told_apart(broken_folder: Path) -> None:
+    edit_yaml(broken_folder, lambda v: v["tasks"][0].update(classes=["a", "b", "a"]))
+    assert "red: several classes are named 'a'" in list(check(load_suite(broken_folder)))
+
+
+def test_check_finds_features_that_are_not_finite(broken_folder: Path) -> None:
+    path = broken_folder / "weights/red.safetensors"
+    tensors = load_file(path)
+    save(path, {**tensors, "proj": tensors["proj"] + 3e38})
+    assert "features of the fine-tuned model are infinite or NaN" in "\n".join(check(load_suite(broken_folder)))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intervmerge.engines.caches import autocast
+from intervmerge.engines.computing import autocast
 from intervmerge.engines.exact import edit_of
 from intervmerge.errors import CheckpointError, ConfigError, nearest
 from intervmerge.files import sha256_of

@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="names of the packaged suites")
     check = actions.add_parser("check", help="verify hashes, values, splits, heads and accuracy of a suite")
     check.add_argument("suite", metavar="NAME|PATH")
+    words = "first write the hashes of its files, as they are now, into suite.yaml"
+    check.add_argument("--repair", action="store_true", help=words)
     build = actions.add_parser(
         "build",
         help="make mini8 again from its sources; needs intervmerge[suite-build]",
@@ -41,15 +43,27 @@ def _list(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from intervmerge.suites.check import check
-    from intervmerge.suites.suite import load_suite
+    from dataclasses import replace
+
+    from intervmerge.suites.check import check, check_hashes
+    from intervmerge.suites.suite import load_suite, suite_path
+    from intervmerge.suites.suite_file import read_suite_file, write_hashes
 
     suite = load_suite(chosen.suite)
+    wrong = list(check_hashes(suite))
+    if chosen.repair and wrong:
+        path = suite_path(chosen.suite)
+        write_hashes(path, suite.hashes)
+        print(*wrong, f"{path}: {len(wrong)} hashes are now those of the files", sep="\n")
+        suite = replace(suite, file=read_suite_file(path))
+        wrong = []
     findings = list(check(suite))
     for finding in findings:
         print(finding)
     tasks = f"{len(suite.tasks)} tasks, {suite.architecture.blocks} blocks of width {suite.architecture.width}"
     print(f"{suite.name} ({tasks}, fingerprint {suite.fingerprint}): {len(findings)} findings")
+    if wrong:
+        print("If these files are the right ones, --repair writes their hashes into suite.yaml.")
     return 1 if findings else 0
 
 
@@ -87,6 +101,6 @@ def _table(folder: Path) -> int:
     suite = load_suite(folder)
     found = sweep(suite)
     print_sweep(found)
-    bench = Bench(best(found), plan=NO_CACHES)
+    bench = Bench(best(found).merged(suite), plan=NO_CACHES)
     print_scores(f"{suite.name}, test", suite, {**references(bench, "test"), "merged": bench.measure(None, "test")})
     return 0

@@ -58,8 +58,8 @@ def run(chosen: argparse.Namespace) -> int:
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores
-    from intervmerge.engines.store import MappedStore
     from intervmerge.machine import Machine, cache_folder
+    from intervmerge.stores.mapped import MappedStore
     from intervmerge.trial.references import references
     from intervmerge.trial.run import Bench, run_trial
 

@@ -8,21 +8,29 @@ what the class stream attends to, in a row of STORAGES.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import BLOCK, Batch, side_by_side, sizes
+from intervmerge.engines.computing import autocast, embedded, threads
 from intervmerge.engines.storages import STORAGES, Storage
-from intervmerge.engines.store import Layout, Store
+from intervmerge.errors import DiskError
+from intervmerge.finite import check_finite
 from intervmerge.machine import GIB
+from intervmerge.stores.mapped import DONE, MappedStore, writable
+from intervmerge.stores.store import Layout, Store
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite
 
 STREAMED = ("adapt", "validation")
 """What the class stream runs on; `test` is read once, by the exact engine."""
+FORMAT = 2
+"""Of what caches hold; one of another format is computed anew."""
 FEWEST = 4 * BLOCK
 """Images a task to adapt on, at least; with fewer the exact engine trains."""
 
@@ -119,6 +127,23 @@ class CachedSplit:
         return self.tensors[name][block][places]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some images of a split that is being filled; crosses to the process that fills it."""
+
+    split: str
+    folder: str
+    """Where the split's tensors lie."""
+    start: int
+    """The first image, in the order of the cache."""
+    stop: int
+
+    @property
+    def mark(self) -> Path:
+        """The file that says that this part has been filled."""
+        return Path(self.folder) / f"{self.start}-{self.stop}{DONE}"
+
+
 class Caches:
     """The caches of one merged base, made when first asked for.
 
@@ -128,11 +153,22 @@ class Caches:
         fingerprint: of the merged base.
         plan: what to keep.
         store: where.
+        threads: of the CPU, with which they are filled, whoever reads them: another number gives other last digits.
+            None is the number that this process has now.
     """
 
-    def __init__(self, suite: Suite, encoder: Encoder, fingerprint: str, plan: CachePlan, store: Store) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        encoder: Encoder,
+        fingerprint: str,
+        plan: CachePlan,
+        store: Store,
+        threads: int | None = None,
+    ) -> None:
         self.plan = plan
         self._suite, self._encoder, self._fingerprint, self._store = suite, encoder, fingerprint, store
+        self._threads = threads or torch.get_num_threads()
         self._splits: dict[str, CachedSplit | None] = {}
 
     def split(self, name: str) -> CachedSplit | None:
@@ -140,29 +176,81 @@ class Caches:
 
         Raises:
             OSError: there is no room for what trials train on; for `test`, which is read once, there is then no cache.
+            NotFiniteError: an activation is infinite or NaN; nothing is kept.
         """
-        if self.plan == NO_CACHES or (name not in STREAMED and not self.plan.boundaries):
+        if not self._keeps(name):
             return None
         if name not in self._splits:
+            order = self._order(name)
             try:
-                self._splits[name] = self._filled(name)
+                found = self._store.fill(
+                    self._key(name),
+                    self._layout(name, len(order)),
+                    lambda tensors: self._fill(tensors, name, order, range(len(order))),
+                )
+                self._splits[name] = self._opened(order, found, name)
             except OSError:
                 if name in STREAMED:
                     raise
                 self._splits[name] = None
         return self._splits[name]
 
-    def _filled(self, split: str) -> CachedSplit:
+    @contextmanager
+    def parts(self, split: str) -> Iterator[list[Part]]:
+        """The parts of a split that other processes are to fill, each by `fill_part`, before this context ends.
+
+        It holds the split meanwhile, and seals it at the end; after an error, or where this process dies, nothing is
+        left of it. There are no parts where the split is not cached, or is whole already. `split` opens it then.
+
+        Raises:
+            OSError: there is no room.
+            DiskError: the context ended, and a part had not been filled.
+        """
+        assert isinstance(self._store, MappedStore), "only files are seen by other processes"
+        if not self._keeps(split):
+            yield []
+            return
+        order = self._order(split)
+        with self._store.filling(self._key(split), self._layout(split, len(order))) as filling:
+            starts = range(0, len(order), CHUNK) if filling.folder is not None else ()
+            parts = [Part(split, str(filling.folder), at, min(at + CHUNK, len(order))) for at in starts]
+            yield parts
+            if missing := [part for part in parts if not part.mark.is_file()]:
+                got = f"{len(missing)} of {len(parts)} parts not filled, the first from image {missing[0].start}"
+                raise DiskError(f"caches of {split}", got, "all parts are filled before the whole is sealed", "all")
+
+    def fill_part(self, part: Part) -> None:
+        """Fill a part; another process holds the whole.
+
+        Raises:
+            NotFiniteError: an activation is infinite or NaN.
+            OSError: the whole was given up.
+        """
+        self._fill(writable(Path(part.folder)), part.split, self._order(part.split), range(part.start, part.stop))
+        part.mark.touch()
+
+    def _keeps(self, split: str) -> bool:
+        return self.plan != NO_CACHES and (split in STREAMED or bool(self.plan.boundaries))
+
+    def _order(self, split: str) -> Tensor:
+        """The images of a split, by number, in the order in which they are kept."""
         every = sizes(self._suite, split)
-        order = side_by_side(every, self.plan.adapt) if split == "adapt" else torch.arange(sum(every.values()))
-        places = torch.full((sum(every.values()),), -1)
+        return side_by_side(every, self.plan.adapt) if split == "adapt" else torch.arange(sum(every.values()))
+
+    def _opened(self, order: Tensor, found: Mapping[str, Tensor], split: str) -> CachedSplit:
+        places = torch.full((sum(sizes(self._suite, split).values()),), -1)
         places[order] = torch.arange(len(order))
         device = self._encoder.tower.proj.device
-        key = f"{self._fingerprint}/{split}/{images_of(self._suite, split)}/{self.plan}/{device.type}"
-        found = self._store.fill(
-            key, self._layout(split, len(order)), lambda tensors: self._fill(tensors, split, order)
-        )
         return CachedSplit(self.plan, places, {name: tensor.to(device) for name, tensor in found.items()})
+
+    def _key(self, split: str) -> str:
+        """Everything that the tensors depend on, by content; one for all that share them."""
+        shape, device = self._suite.architecture, self._encoder.tower.proj.device
+        computed = f"{device.type} torch {torch.__version__}" + ("" if device.type == "cuda" else f" {self._threads}")
+        kept = (self.plan.storage if split in STREAMED else None, self.plan.boundaries)
+        adapt = self.plan.adapt if split == "adapt" else None
+        suite = f"{shape} {self._suite.file.normalization} {images_of(self._suite, split)}"
+        return f"{FORMAT} {self._fingerprint} {suite} {kept} {adapt} {computed}"
 
     def _storage(self, split: str) -> Storage | None:
         return STORAGES[self.plan.storage] if self.plan.storage and split in STREAMED else None
@@ -178,44 +266,31 @@ class Caches:
             layout |= {name: ((shape.blocks, images, *of), row.dtype) for name, of in row.shapes(shape).items()}
         return layout
 
-    def _fill(self, tensors: Mapping[str, Tensor], split: str, order: Tensor) -> None:
+    def _fill(self, tensors: Mapping[str, Tensor], split: str, order: Tensor, images: range) -> None:
+        """Write some images, a chunk at a time; the chunks of a part are those of the whole."""
         plan, last = self.plan, self._suite.architecture.blocks
         row = self._storage(split)
-        with torch.no_grad(), autocast(self._encoder.tower.proj.device):
-            for start in range(0, len(order), CHUNK):
-                part = slice(start, start + CHUNK)
-                tokens = embedded(self._suite, self._encoder, split, order[part])
-                for block, entering in enumerate(self._encoder.boundaries(tokens)):
-                    tensors["class"][block, part] = entering[:, 0].cpu()
+        with torch.no_grad(), autocast(self._encoder.tower.proj.device), threads(self._threads):
+            for start in images[::CHUNK]:
+                part = slice(start, min(start + CHUNK, images.stop))
+
+                def put(name: str, at: int, values: Tensor, part: slice = part) -> None:
+                    tensors[name][at, part] = values.cpu()
+                    check_finite(tensors[name][at, part], f"{name} of the merged base", f"{split}, block {at}")
+
+                for block, entering in enumerate(
+                    self._encoder.boundaries(embedded(self._suite, self._encoder, split, order[part]))
+                ):
+                    put("class", block, entering[:, 0])
                     if block in plan.boundaries:
-                        tensors["tokens"][plan.boundaries.index(block), part] = entering.cpu()
+                        put("tokens", plan.boundaries.index(block), entering)
                     if row is not None and block < last:
                         normed = self._encoder.block(block).ln_1(entering[:, 1:])
                         for name, kept in row.keep(self._encoder, block, normed).items():
-                            tensors[name][block, part] = kept.cpu()
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 for the encoder on CUDA; fp32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def embedded(suite: Suite, encoder: Encoder, split: str, index: Tensor) -> Tensor:
-    """Tokens that enter block 0 [images, tokens, width] of images by their numbers [images]."""
-    offset = 0
-    found = torch.empty(len(index), 3, suite.architecture.image_size, suite.architecture.image_size, dtype=torch.uint8)
-    for task in suite.tasks:
-        own = task.splits[split].pixels
-        mine = (index >= offset) & (index < offset + len(own))
-        found[mine] = own[index[mine] - offset]
-        offset += len(own)
-    return encoder.embed(suite.normalise(found.to(encoder.tower.proj.device)))
+                            put(name, block, kept)
 
 
 def images_of(suite: Suite, split: str) -> str:
-    """Hash that tells the images of a split from those of another split of the same suite."""
-    digest = hashlib.sha256()
-    for task in suite.tasks:
-        pixels = task.splits[split].pixels
-        digest.update(f"{task.name} {len(pixels)}".encode() + pixels[:BLOCK].numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Hash of all images of a split, and of the names of their tasks, which decide their order."""
+    content = repr([(task.name, task.splits[split].fingerprint) for task in suite.tasks])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import Batch
-from intervmerge.engines.caches import Caches, autocast, embedded
+from intervmerge.engines.caches import Caches
+from intervmerge.engines.computing import autocast, embedded
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import Edit, Encoder
 from intervmerge.suites.suite import Suite

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import Batch
-from intervmerge.engines.caches import Caches, autocast
+from intervmerge.engines.caches import Caches
+from intervmerge.engines.computing import autocast
 from intervmerge.engines.exact import SAVED
 from intervmerge.engines.storages import STORAGES, attend
 from intervmerge.suites.encoder import Edit, Encoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from intervmerge.study.study import EXTENDS, Study, check_folder
 from intervmerge.study.warm_start import open_others
 from intervmerge.suites.protocol import PROTOCOLS, under
 from intervmerge.suites.suite import Suite, load_suite, packaged
-from intervmerge.trial.sweep import best, sweep
+from intervmerge.trial.sweep import Candidate, best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class SearchPlan:
     """Seconds of training after which no trial goes on."""
     patience: int | None = None
     stopping: str | None = None
+    hung_after: float | None = None
+    """Seconds without a step after which a trial hangs."""
     final_seeds: int | None = None
     warm_start: str | Path | Sequence[str | Path] = ()
     """Folders of studies whose trials need not be trained again."""
@@ -57,7 +59,15 @@ class SearchPlan:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience"):
+        for name in (
+            "trials",
+            "workers",
+            "workers_per_gpu",
+            "time_budget",
+            "max_extra_params",
+            "patience",
+            "hung_after",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
@@ -115,19 +125,22 @@ def prepare(plan: SearchPlan) -> Prepared:
     return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start))
 
 
-def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:
-    """The base that the plan names; for `auto` the best of a sweep on validation."""
+def named_base(prepared: Prepared) -> MergedBase | None:
+    """The base that the plan names; None for `auto`, which a sweep chooses."""
     named = prepared.sampling.space.bases[0]
-    if isinstance(named, str):
-        if named != "auto":
-            return merge(prepared.suite, named)
-        watch.phase("choosing the merged base: a sweep on validation")
-        found = sweep(prepared.suite, prepared.device)
-        for candidate in found:
-            scores = f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * agreement(candidate.scores):.1f} %"
-            watch.phase(f"  {candidate.base.label}: {scores}")
-        if prepared.plan.select == "teacher_agreement":  # no labels, for the base neither
-            return max(found, key=lambda candidate: agreement(candidate.scores)).base
-        return best(found)
-    settings: Mapping[str, Any] = {name: value for name, value in named.items() if name != "rule"}
-    return merge(prepared.suite, str(named["rule"]), **settings)
+    if named == "auto":
+        return None
+    values: Mapping[str, Any] = {"rule": named} if isinstance(named, str) else named
+    settings = {name: value for name, value in values.items() if name != "rule"}
+    return merge(prepared.suite, str(values["rule"]), **settings)
+
+
+def best_base(prepared: Prepared, watch: Watcher, sweep: Callable[[], Sequence[Candidate]]) -> MergedBase:
+    """The base that does best in a sweep on `validation`, by what the study chooses by."""
+    watch.phase("choosing the merged base: a sweep on validation")
+    found = sweep()
+    for candidate in found:
+        scores = f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * agreement(candidate.scores):.1f} %"
+        watch.phase(f"  {candidate.label}: {scores}")
+    chosen = best(found, prepared.plan.select)  # by agreement without labels, for the base neither
+    return chosen.merged(prepared.suite)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.records.ending import stalled
-from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
+from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
 from intervmerge.space.samplers import SAMPLERS
@@ -19,7 +21,8 @@ from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import Study, settings_of, take_up
 from intervmerge.study.warm_start import check_other, take_over
 from intervmerge.trial import unfinished
-from intervmerge.workers.session import ray_session
+from intervmerge.workers.interrupt import Interrupt
+from intervmerge.workers.session import only_gpu, ray_session
 
 
 def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:
@@ -56,10 +59,20 @@ def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
-    """Run a prepared search."""
-    with held(prepared.folder), plainly(prepared.folder):
-        base = known_base(prepared) or choose_base(prepared, watch)
-        plan, sampling = prepared.plan, prepared.sampling
+    """Run a prepared search.
+
+    Raises:
+        KeyboardInterrupt: a signal ended it, which its `exit_code` says; all that is done is kept.
+    """
+    plan, sampling = prepared.plan, prepared.sampling
+    session = partial(ray_session, plan.address, plan.workers or 1, only_gpu(prepared.device))
+    with held(prepared.folder), plainly(prepared.folder), Interrupt() as interrupt, ExitStack() as stack:
+        base = known_base(prepared) or named_base(prepared)
+        if base is None:
+            stack.enter_context(session())
+            from intervmerge.search.bases import swept_base  # imports Ray, which reads the session's environment
+
+            base = swept_base(prepared, watch, interrupt.check)
         dearest = sampling.cost_range()[1]
         settings = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest, plan.selection)
         for other in prepared.others:
@@ -76,10 +89,11 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
             watch.phase("nothing is missing: the views are made again")
             report(study, plan.mlflow, watch)
             return study
-        with ray_session(plan.address, plan.workers or 1):
-            from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment
+        interrupt.check()
+        stack.enter_context(session())  # the same, where it is there already
+        from intervmerge.search.driver import Driver
 
-            Driver(prepared, base, study, watch).run()
+        Driver(prepared, base, study, watch, interrupt).run()
         return study
 
 

@@ -16,7 +16,8 @@ from intervmerge.views.tables import write_front, write_parquet
 VIEW_SECONDS = 15.0
 """The pages are written at most so often while the search runs."""
 PATIENCE = 20.0
-"""MLflow is left alone for so many times as long as it took to fail: a server that hangs costs a twentieth at most."""
+"""The pages are let be for so many times as long as they took, as is MLflow after it failed: what takes longer in a
+long search, and a server that hangs, cost a twentieth at most."""
 WORDS = 300
 """Characters of an error that are said; MLflow's may go on for pages."""
 MLFLOW, PAGES = "the runs in MLflow", "tables and plots"
@@ -52,7 +53,7 @@ class Views:
 
     def __init__(self, study: Study, uri: str | None, watch: Watcher) -> None:
         self._study, self._uri, self._watch = study, uri, watch
-        self._written = self._rested = 0.0
+        self._due = self._rested = 0.0
         self._runs: Runs | None = None
         self._cleared = False
         self._children: Mapping[int, str] = {}
@@ -64,10 +65,12 @@ class Views:
         """A trial ended."""
         study = self._study.record
         self._to_mlflow(lambda runs: runs.sync(study))
-        if time.monotonic() - self._written > VIEW_SECONDS:
+        began = time.monotonic()
+        if began >= self._due:
             self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
             self._to_mlflow(lambda runs: runs.attach(study, [self._study.folder / "pareto.html"]))
-            self._written = time.monotonic()
+            now = time.monotonic()
+            self._due = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
     def finish(self, status: str) -> None:
         """The last state, test included; `status` is the parent run's, FINISHED, FAILED or KILLED."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
-from intervmerge.study.journal_file import JournalFile, mend
+from intervmerge.study.journal_file import HELD, JournalFile, mend
 from intervmerge.study.upgrades import upgraded
 
 JOURNAL, LOCK = "study.journal", "study.lock"
@@ -47,15 +48,17 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+        HELD.add(folder.resolve())
+        stack.callback(HELD.discard, folder.resolve())
         yield
 
 
 class Journal:
-    """Optuna's study of a folder. Opening it mends what a killed search left.
+    """Optuna's study of a folder. Opening it to write mends what a killed search left.
 
     Args:
-        folder: of the study.
-        sampler: what asks; None for one that is only read.
+        folder: of the study; whoever writes holds it.
+        sampler: what asks; None for one that is not searched.
     """
 
     def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
@@ -64,6 +67,10 @@ class Journal:
             mend(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFile(str(path)))
+        self.writes = sampler is not None
+        self._records: dict[int, Record] | None = None
+        self.changes = 0
+        """How often something was written here."""
         if sampler is None:
             self.study = optuna.load_study(study_name=NAME, storage=storage)
             return
@@ -83,29 +90,50 @@ class Journal:
     def note(self, name: str, values: Any) -> None:
         """Keep plain values on the study."""
         self.study.set_user_attr(name, values)
+        self._heard()
 
     def noted(self, name: str) -> Any:
         """What `note` kept, or None."""
         return self.study.user_attrs.get(name)
 
     def records(self) -> list[Record]:
-        """The record of every trial, by number, with what was measured on `test`, and its repeats."""
+        """The record of every trial, by number, with what was measured on `test`, and its repeats.
+
+        Whoever holds the folder has them in memory, as nobody else writes.
+        """
+        if self._records is None:
+            found = {record.number: record for record in self._read()}
+            if not self.writes:
+                return list(found.values())
+            self._records = found
+        return list(self._records.values())
+
+    def _read(self) -> Iterator[Record]:
         notes = self.study.user_attrs
         repeats: dict[int, list[dict[str, Any]]] = {}
         for name in (name for name in notes if name.startswith(f"{REPEATS}/")):
             repeats.setdefault(int(name.split("/")[1]), []).append(notes[name])
-        found = []
         for trial in self.study.get_trials(deepcopy=False):
             values = trial.user_attrs.get(RECORD)
             if values is not None:
                 again = sorted(repeats.get(trial.number, []), key=lambda repeat: int(repeat["seed"]))
                 values = {**values, "test": notes.get(f"test/{trial.number}", {}), "repeats": again}
-                found.append(Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {}))))
-        return found
+                yield Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {})))
+
+    def _heard(self, record: Record | None = None) -> None:
+        """Something was written; of a record, what `records` gives from now on."""
+        self.changes += 1
+        if record is not None and self._records is not None:
+            known = record.number in self._records
+            self._records[record.number] = record
+            if not known:  # trials are asked by number, and may be written down in another order
+                self._records = dict(sorted(self._records.items()))
 
     def keep(self, trial: optuna.Trial, record: Record) -> None:
         """Put the record on a trial that is not told yet."""
-        trial.set_user_attr(RECORD, record.to_json())
+        values = json.loads(json.dumps(record.to_json()))  # in memory it is what it is on disk
+        trial.set_user_attr(RECORD, values)
+        self._heard(Record.from_json(values))
 
     def tell(self, trial: optuna.Trial, record: Record, select: str) -> None:
         """Put the record on the trial and tell Optuna; after this the trial is finished for ever."""
@@ -131,6 +159,7 @@ class Journal:
                 constraints=constraints,
             )
         self.study.add_trial(told)
+        self._heard(Record.from_json(json.loads(json.dumps(record.to_json()))))
 
     def constrain(self, trial: optuna.Trial, extra_params: int, budget: int) -> None:
         """Say on a trial how far it is over the budget."""
@@ -142,10 +171,14 @@ class Journal:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
         name = f"test/{record.number}"
         self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
+        if self._records is not None:
+            self._heard(self._records[record.number].with_test(record.test))
 
     def keep_repeat(self, number: int, repeat: Repeat) -> None:
         """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
         self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
+        if self._records is not None:
+            self._heard(self._records[number].with_repeat(repeat))
 
     def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
         """Trials that a killed search left running, to be asked again; those that had ended are told now.

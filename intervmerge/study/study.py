@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.errors import ConfigError
 from intervmerge.records.composed import Mixture
+from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
@@ -24,7 +25,7 @@ from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite
 
 FORMAT = 1
-EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
+EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping", "hung_after")
 """Settings of `search` that may change when a study is taken up again."""
 
 _SCORES = TypeAdapter(dict[str, Scores])
@@ -42,17 +43,24 @@ class Study:
         self.folder = folder
         self.journal = journal or Journal(folder)
         self.settings: Mapping[str, Any] = self.journal.settings
+        self._following: Following | None = None
+        self._changes = -1
 
     @property
     def record(self) -> StudyRecord:
-        """All records of the study, read now."""
+        """All records of the study as they are now; a study that is written to here is followed, not read anew."""
+        if not self.journal.writes or self._changes != self.journal.changes:
+            self._record, self._changes = self._followed(), self.journal.changes
+        return self._record
+
+    def _followed(self) -> StudyRecord:
         known = self.settings
         references = {}
         for split in ("validation", "test"):
             values = self.journal.noted(f"references/{split}")
             if values is not None:
                 references[split] = _SCORES.validate_python(values)
-        return StudyRecord(
+        now = StudyRecord(
             name=self.folder.resolve().name,
             settings={name: known[name] for name in ("space", "search", "protocol", "select")},
             references=references,
@@ -61,6 +69,11 @@ class Study:
             final_seeds=known["search"].get("final_seeds", 0),
             **{name: known[name] for name in RECORDED},
         )
+        if not references:
+            return now
+        if self._following is None or self._following.axes != now.axes:
+            self._following = Following(now.axes)
+        return now.with_growth(self._following.after(now.ended))
 
     @property
     def front(self) -> list[Record]:

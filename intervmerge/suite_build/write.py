@@ -16,8 +16,9 @@ from intervmerge.suite_build.drawing.sources import DEBIAN_PACKAGES, NPM_PACKAGE
 from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task
 from intervmerge.suite_build.stages import Tensors
 from intervmerge.suite_build.training import LOGIT_SCALE, MEAN, STD
+from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.encoder import Architecture
-from intervmerge.suites.images import Split, write_images
+from intervmerge.suites.images import Split
 from intervmerge.suites.suite import write_yaml
 
 NOTE = "mini8, a stand-in: eight small tasks and a tower of 1.4 million parameters, made to try methods in minutes"

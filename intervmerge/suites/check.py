@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from intervmerge.errors import InputError
-from intervmerge.files import sha256_of
 from intervmerge.merging import State
-from intervmerge.suites.suite import Suite, Task, files_of
+from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.suite_file import disagreements
 
 SIGMAS = 4.0
 """How far above chance, in standard deviations of chance itself, a fine-tuned model must be."""
@@ -19,23 +19,23 @@ def check(suite: Suite) -> Iterator[str]:
 
     Opening has already refused missing files, other shapes, missing splits and labels that are no class.
     """
-    yield from _hashes(suite)
+    yield from check_hashes(suite)
     for name, state in _states(suite):
         yield from _values(name, state)
     for task in suite.tasks:
+        yield from _classes(task)
         yield from _head(task)
         yield from _overlaps(task)
         yield from _chance(suite, task)
 
 
-def _hashes(suite: Suite) -> Iterator[str]:
-    for path in files_of(suite.file):
-        expected = suite.file.sha256.get(path)
-        found = sha256_of(suite.folder / path)
-        if expected is None:
-            yield f"{path}: no sha256 in suite.yaml; it is {found}"
-        elif found != expected:
-            yield f"{path}: sha256 is {found}, but suite.yaml says {expected}"
+def check_hashes(suite: Suite) -> Iterator[str]:
+    """Where the hashes in suite.yaml are not those of the suite's files; `write_hashes` mends it."""
+    yield from disagreements(suite.file, suite.hashes)
+    for path in suite.hashes.keys() - suite.file.sha256.keys():
+        yield f"{path}: no sha256 in suite.yaml; it is {suite.hashes[path]}"
+    for path in suite.file.sha256.keys() - suite.hashes.keys():
+        yield f"{path}: has a sha256 in suite.yaml, but is no file of the suite"
 
 
 def _states(suite: Suite) -> Iterator[tuple[str, State]]:
@@ -52,6 +52,14 @@ def _values(name: str, state: State) -> Iterator[str]:
             yield f"{name}: all weights are zero"
     except InputError as error:  # not finite; the file is named in the error
         yield f"{name}: {error}"
+
+
+def _classes(task: Task) -> Iterator[str]:
+    twice = sorted({name for name in task.classes if task.classes.count(name) > 1})
+    if twice:
+        yield f"{task.name}: several classes are named {', '.join(map(repr, twice))}"
+    if len(task.classes) == 1:
+        yield f"{task.name}: one class; whatever a model says is right"
 
 
 def _head(task: Task) -> Iterator[str]:
@@ -85,6 +93,9 @@ def _chance(suite: Suite, task: Task) -> Iterator[str]:
     except InputError:
         return  # already said by _values
     features = suite.features(encoder, task.splits["validation"].pixels)
+    if not features.isfinite().all():
+        yield f"{task.name}: features of the fine-tuned model are infinite or NaN on validation"
+        return
     accuracy = float((task.logits(features).argmax(-1) == labels).float().mean())
     if accuracy < least:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -75,18 +76,18 @@ def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")
-    with path.open("rb") as file:
-        if file.read(4).startswith(_PICKLES):
-            rule = "loading a pickle can run code, so it is never loaded"
-            raise CheckpointError(
-                path, "a pickle (torch.save)", rule, "safetensors.torch.save_file(model.state_dict(), path)"
-            )
     try:
+        if not path.is_file():
+            raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")
+        with path.open("rb") as file:
+            if file.read(4).startswith(_PICKLES):
+                rule = "loading a pickle can run code, so it is never loaded"
+                raise CheckpointError(
+                    path, "a pickle (torch.save)", rule, "safetensors.torch.save_file(model.state_dict(), path)"
+                )
         return cast(Any, safe_open)(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        rule = "it must be a whole safetensors file"
+        rule = "it must be a whole safetensors file that can be read"
         raise CheckpointError(path, f"{error}", rule, "a file that is complete; copy or download it again") from error
 
 
@@ -114,6 +115,16 @@ def _check_header(path: Path, stored: Any, expected: Mapping[str, torch.Size], e
 def shapes(state: State) -> dict[str, torch.Size]:
     """The shape of every layer."""
     return {name: tensor.shape for name, tensor in state.items()}
+
+
+def fingerprint_of(state: State) -> str:
+    """Hash of a state's content, layer by layer, in no order: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{len(name)} {name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:

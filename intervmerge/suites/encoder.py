@@ -21,6 +21,10 @@ Edit = Callable[[int, Tensor], Tensor]
 """From a block and its z [images, tokens, width] to what stands in z's place."""
 
 
+MOST = {"image_size": 4096, "patch_size": 4096, "width": 65_536, "blocks": 1_000, "heads": 65_536, "features": 65_536}
+"""Of every size of a tower, at most: more is a slip, and would be built for hours before memory ends."""
+
+
 @settings
 class Architecture:
     """The shape of a CLIP vision transformer."""
@@ -43,9 +47,13 @@ class Architecture:
     """`quick_gelu` for every tower that descends from OpenAI's weights."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "width", "blocks", "heads", "features"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"architecture.{name}", getattr(self, name), "it is a count", "1 or more")
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                rule = "it is the shape of a tower that can be built"
+                raise ConfigError(f"architecture.{name}", getattr(self, name), rule, f"1 to {most:,}")
+        if not 1 <= self.width * self.mlp_ratio <= MOST["width"] * 4:
+            rule = "a hidden layer has width x mlp_ratio elements"
+            raise ConfigError("architecture.mlp_ratio", self.mlp_ratio, rule, "a positive number such as 4.0")
         for whole, part in (("image_size", "patch_size"), ("width", "heads")):
             size, divisor = getattr(self, whole), getattr(self, part)
             if size % divisor:
@@ -68,11 +76,11 @@ def open_clip_architecture(name: str) -> Architecture:
     """The vision tower of one of open_clip's models, such as `ViT-B-32-quickgelu`; no weights are loaded."""
     import open_clip
 
-    config = open_clip.get_model_config(name)
-    if config is None:
+    if name not in open_clip.list_models():  # its own look-up would follow schemes, to the network too
         raise ConfigError(
             "architecture", repr(name), "open_clip has no such model", nearest(name, open_clip.list_models())
         )
+    config = open_clip.get_model_config(name)
     vision = config["vision_cfg"]
     plain = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
     if not isinstance(vision["layers"], int) or not set(vision) <= plain:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.batches import sizes
-from intervmerge.engines.caches import CachePlan, Caches, plan_caches
+from intervmerge.engines.caches import CachePlan, Caches, images_of, plan_caches
 from intervmerge.engines.exact import Engine, ExactEngine
-from intervmerge.engines.store import InProcessStore, Store
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params, place
 from intervmerge.machine import Machine, find_device
 from intervmerge.records.record import Rung
 from intervmerge.records.scores import Score
+from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
@@ -80,6 +80,7 @@ class Bench:
         device: `auto` is CUDA where there is one; or a Machine, which has limits too.
         caches: where caches live; in this process by default.
         plan: what they keep; by default what fits the machine.
+        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class Bench:
         *,
         caches: Store | None = None,
         plan: CachePlan | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.base = base
         self.machine = device if isinstance(device, Machine) else Machine(device=device)
         self.device = find_device(self.machine.device)
         self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
-        self._store, self._plan = caches or InProcessStore(), plan
+        self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
@@ -109,7 +111,8 @@ class Bench:
     @cached_property
     def lesson(self) -> Lesson:
         """What distillation reads."""
-        key = f"{self.base.suite.fingerprint}/targets"
+        suite = self.base.suite
+        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
         targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
         return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 
@@ -146,7 +149,8 @@ class Bench:
         """Scores by task, these or all, of the base with interventions, or of the bare base; by the exact engine unless
         told."""
         suite = self.base.suite
-        return measure_student(engine or self.exact, interventions, suite, split, self.teachers(split), tasks)
+        teachers = self.teachers(split)
+        return measure_student(engine or self.exact, interventions, suite, split, teachers, tasks, self.alive)
 
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
@@ -217,6 +221,7 @@ def rungs(
         stopped=at_rest,
         step_bytes=bench.machine.step_bytes if step_bytes is None else step_bytes,
         graphs=bench.machine.cuda_graphs,
+        on_step=lambda step: bench.alive(),
     )
     for steps in training:
         rung = _measured(bench, engine, interventions, steps, measured[-1] if measured else None)

@@ -64,6 +64,13 @@ def put(value: Any) -> Any:
         return ray.put(value)
 
 
+def taken(reference: Any) -> Any:
+    """The value of a reference, its tensors mapped; raises what its making raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in put
+        return ray.get(reference)
+
+
 def shared_suite(suite: Suite) -> Suite:
     """The same suite with its weights in the object store. What is stored on disk is what is stored there."""
     pretrained = SharedState(suite.pretrained)
@@ -79,7 +86,7 @@ def shared_suite(suite: Suite) -> Suite:
         tasks.append(replace(task, finetuned=finetuned, task_vector=vector))
     multitask = None if suite.multitask is None else SharedState(suite.multitask)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
-    shared.__dict__["fingerprint"] = suite.fingerprint  # other nodes do not have the files it is computed from
+    shared.__dict__["hashes"] = suite.hashes  # other nodes do not have the files that they are of
     return shared
 
 

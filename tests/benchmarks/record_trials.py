@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 import torch
 
 from intervmerge.bases.merged import merge
-from intervmerge.engines.store import MappedStore
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.recorded import PATH
@@ -34,6 +33,7 @@ from intervmerge.records.scores import Score
 from intervmerge.settings import read_settings
 from intervmerge.space.sampling import Sampling, key_of
 from intervmerge.space.space import Space, read_space
+from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig

@@ -17,12 +17,12 @@ from statistics import fmean, stdev
 import torch
 
 from intervmerge.bases.merged import merge
-from intervmerge.engines.store import MappedStore
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.records.scores import accuracy
 from intervmerge.records.words import in_words
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
+from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import Bench, rungs

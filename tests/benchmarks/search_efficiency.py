@@ -36,8 +36,9 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
-from intervmerge.study.journal import Journal
+from intervmerge.study.journal import Journal, held
 from intervmerge.suites.suite import load_suite
+from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
 from intervmerge.workers.worker import state_of
 
 
@@ -202,16 +203,15 @@ def ours(recorded: Recorded, sampling: Sampling, seed: int, variant: Variant) ->
     sampling = replace(sampling, space=replace(sampling.space, search=search))
     trials: list[Record] = []
     images = 0
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder, held(Path(folder)):
         journal = Journal(Path(folder), SAMPLERS[variant.sampler](seed))
         merged = recorded.references["validation"]["merged"]
         searcher = OptunaSearcher(journal, sampling, "accuracy", None, merged, lambda event, record: None)
         while (asked := searcher.suggest(str(len(trials)))) != "FINISHED":
-            record = Record.from_json(json.loads(asked["record"]))
-            found = json.loads(asked["bars"])
-            bars = Bars({int(k): v for k, v in found["whole"].items()}, {int(k): v for k, v in found["tasks"].items()})
-            record, taken = trained(recorded, record, bars, variant)
-            searcher.on_trial_complete(str(len(trials)), {"record": json.dumps(record.to_json())})
+            assignment: Assignment = asked[ASSIGNMENT]
+            record, taken = trained(recorded, assignment.record, assignment.bars, variant)
+            searcher.on_trial_complete(str(len(trials)), Report(record).result)
             trials, images = [*trials, record], images + taken
             yield trials, images
 

@@ -1,0 +1,1 @@
+"""Where tensors live that several trials need."""

@@ -1,0 +1,272 @@
+"""Tensors in files, memory-mapped: one copy for all processes of a machine, kept from run to run.
+
+A key is a folder, named by its hash: one .npy a tensor, and a manifest of all of them, without which the folder is
+nothing. It grows as HASH.fill, whose lock the process that fills it holds, and gets its name at the end, when it is
+whole; what goes loses its manifest first. So what nobody holds and no manifest names was left by a process that died.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intervmerge.files import locked, write_whole
+from intervmerge.stores.store import Fill, Layout
+
+FORMAT = 2
+"""Of folders; what has another is computed anew. The first had no manifest."""
+MANIFEST, LOCK, FILLING, DONE = "manifest.json", "lock", ".fill", ".done"
+"""Names and endings: the last of marks that who fills may leave in the folder until it is sealed."""
+PIECE = 2**22
+"""Bytes written at a time where a file system cannot take room by itself."""
+
+
+class MappedStore:
+    """A Store in files.
+
+    Maps are private: what a process would write there is seen by no other and never reaches the file. Files that are
+    deleted while they are mapped stay readable, so that the oldest may go at any time. A folder that cannot be written
+    to gives what it holds.
+
+    Args:
+        folder: of all keys, on a disk of this machine.
+        limit: bytes that the folder may hold, with what is being filled; the keys longest unused go first. None is no
+            limit.
+    """
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self.folder, self._limit = folder, limit
+
+    def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+        """See Store."""
+        found = self._open(key)
+        if found is None:
+            value = compute()
+            found = self.fill(key, {"value": (tuple(value.shape), value.dtype)}, lambda t: t["value"].copy_(value))  # type: ignore[arg-type]
+        return found["value"]
+
+    def fill(self, key: str, layout: Layout, fill: Fill) -> dict[str, Tensor]:
+        """See Store.
+
+        Raises:
+            OSError: the folder cannot be written to, or disk or limit have no room; nothing is left behind.
+        """
+        found = self._open(key, layout)
+        if found is not None:
+            return found
+        with self.filling(key, layout) as filling:
+            if filling.folder is not None:
+                fill(filling.tensors())
+        return filling.sealed
+
+    @contextmanager
+    def filling(self, key: str, layout: Layout) -> Iterator[Filling]:
+        """Hold a key while this process, or others that it waits for, write its tensors; sealed at the end.
+
+        After an error nothing is left. Where another process fills the same key, this one waits for it.
+
+        Raises:
+            OSError: see `fill`.
+        """
+        filling = Filling()
+        lock: BinaryIO | None = None
+        while lock is None:
+            found = self._open(key, layout)
+            if found is not None:
+                filling.sealed = found
+                yield filling
+                return
+            lock = self._begin(key, layout)
+        fresh = filling.folder = self._place(key, FILLING)
+        with lock:
+            try:
+                yield filling
+                filling.sealed = self._seal(key, layout)
+            except BaseException:
+                with suppress(OSError), locked(self.folder / LOCK):  # or another would begin where this still removes
+                    shutil.rmtree(fresh, ignore_errors=True)
+                raise
+
+    def _begin(self, key: str, layout: Layout) -> BinaryIO | None:
+        """The lock of a new folder with room for a key; None once another process has ended filling it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._place(key, FILLING)
+        with locked(self.folder / LOCK):  # one process at a time sweeps, counts and takes room
+            alive = self._sweep()
+            if fresh not in alive:
+                remove(self._place(key))  # not whole, or it would have been opened
+                self._make_room(layout, alive)
+                fresh.mkdir()
+                lock = (fresh / LOCK).open("wb")
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    for name, of in layout.items():
+                        allocate(fresh / f"{name}.npy", *of)
+                except BaseException:
+                    shutil.rmtree(fresh, ignore_errors=True)
+                    lock.close()
+                    raise
+                return lock
+        with suppress(FileNotFoundError), (fresh / LOCK).open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        return None
+
+    def _seal(self, key: str, layout: Layout) -> dict[str, Tensor]:
+        fresh, tensors = self._place(key, FILLING), {}
+        for name, (shape, dtype) in layout.items():
+            path = fresh / f"{name}.npy"
+            with path.open("rb") as file:  # so that a machine that goes down leaves no file half written
+                os.fsync(file.fileno())
+            tensors[name] = [list(shape), str(dtype), path.stat().st_size]
+        write_whole(fresh / MANIFEST, json.dumps({"format": FORMAT, "key": key, "tensors": tensors}).encode())
+        found = {name: mapped(fresh / f"{name}.npy") for name in layout}  # before another process may evict them
+        for mark in fresh.glob(f"*{DONE}"):
+            mark.unlink()
+        fresh.replace(self._place(key))  # with its lock, without which it would be swept until this moment
+        return found
+
+    def _place(self, key: str, suffix: str = "") -> Path:
+        return self.folder / (hashlib.sha256(key.encode()).hexdigest()[:32] + suffix)
+
+    def _open(self, key: str, layout: Layout | None = None) -> dict[str, Tensor] | None:
+        """The tensors of a key, exactly those of its manifest; None where one is missing or of another size."""
+        place, found = self._place(key), {}
+        try:
+            manifest = json.loads((place / MANIFEST).read_bytes())
+            if (manifest["format"], manifest["key"]) != (FORMAT, key):
+                return None
+            for name, (shape, dtype, size) in manifest["tensors"].items():
+                path = place / f"{name}.npy"
+                found[name] = mapped(path)
+                if [list(found[name].shape), str(found[name].dtype), path.stat().st_size] != [shape, dtype, size]:
+                    return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # never written, or deleted just now
+        if layout is not None and {name: (tuple(t.shape), t.dtype) for name, t in found.items()} != dict(layout):
+            return None
+        with suppress(OSError):  # of a folder that is only read
+            os.utime(place)  # when it was last used
+        return found
+
+    def _sweep(self) -> set[Path]:
+        """Remove what processes that died have left, and formats of before; the folders that are being filled."""
+        alive = set()
+        for place in self.folder.iterdir():
+            if place.suffix == FILLING and _is_held(place / LOCK):
+                alive.add(place)
+            elif place.is_dir() and not (place / MANIFEST).is_file():
+                shutil.rmtree(place, ignore_errors=True)
+            elif place.suffix == f".{LOCK}":  # the first format had one a key
+                place.unlink(missing_ok=True)
+        return alive
+
+    def _make_room(self, layout: Layout, alive: set[Path]) -> None:
+        if self._limit is None:
+            return
+        room = self._limit - sum(nbytes(*of) for of in layout.values()) - sum(map(_size, alive))
+        if room < 0:
+            raise OSError(errno.ENOSPC, f"caches may take {self._limit:,} bytes here", str(self.folder))
+        whole = [place for place in self.folder.iterdir() if place.is_dir() and place not in alive]
+        oldest = sorted(whole, key=lambda place: place.stat().st_mtime)
+        sizes = {place: _size(place) for place in oldest}
+        for place in oldest:
+            if sum(sizes.values()) <= room:
+                return
+            remove(place)
+            sizes.pop(place)
+
+
+class Filling:
+    """A key that is being filled."""
+
+    folder: Path | None = None
+    """Where its tensors lie, for `writable`; None where the key is whole already, and nothing is to be done."""
+    sealed: dict[str, Tensor]
+    """The tensors once they are whole."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, to be written to."""
+        return {} if self.folder is None else writable(self.folder)
+
+
+def remove(place: Path) -> None:
+    """Remove a key; from the first moment on nobody opens it."""
+    (place / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock."""
+    try:
+        with locked(lock, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def _size(place: Path) -> int:
+    """Bytes of a folder's files."""
+    with suppress(FileNotFoundError):
+        return sum(file.stat().st_size for file in place.iterdir())
+    return 0  # gone meanwhile
+
+
+def nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of a tensor."""
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def allocate(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Make a .npy file; its room on the disk is taken now, as a full disk would kill whoever writes later.
+
+    Raises:
+        OSError: the disk has no room.
+    """
+    bits = torch.empty(0, dtype=torch.int16 if dtype == torch.bfloat16 else dtype).numpy().dtype
+    np.lib.format.open_memmap(path, mode="w+", dtype=bits, shape=shape)
+    with path.open("r+b") as file:
+        _take_room(file.fileno(), path.stat().st_size)
+
+
+def _take_room(file: int, size: int) -> None:
+    """Take the room of a file that is as long already, and holds nothing but its head."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    for start in range(0, size, PIECE):  # macOS, and file systems that cannot: what is there is written again
+        piece = os.pread(file, min(PIECE, size - start), start)
+        while piece:
+            written = os.pwrite(file, piece, start)
+            piece, start = piece[written:], start + written
+
+
+def mapped(path: Path) -> Tensor:
+    """The tensor of a .npy file, mapped privately; 16-bit integers are bf16, which numpy does not know."""
+    return _read(path, "c")
+
+
+def writable(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder that is being filled, by name: what is written to them reaches the files."""
+    return {path.stem: _read(path, "r+") for path in sorted(folder.glob("*.npy"))}
+
+
+def _read(path: Path, mode: Literal["c", "r+"]) -> Tensor:
+    tensor = torch.from_numpy(np.load(path, mmap_mode=mode))
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
