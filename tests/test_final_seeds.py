@@ -36,6 +36,7 @@ from intervmerge.search.plan import SearchPlan
 from intervmerge.search.run import is_whole
 from intervmerge.settings import read_settings
 from intervmerge.space.space import SearchSettings
+from intervmerge.stores import local_uri
 from intervmerge.study.journal import Journal
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import SETTINGS, load_study
@@ -44,8 +45,8 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.views.plots import payload, write_png
-from intervmerge.views.runs import NUMBER, local_uri
-from intervmerge.views.tables import error_bars, front_rows
+from intervmerge.views.runs import NUMBER
+from intervmerge.views.tables import deviations_of, front_rows
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.session import ray_session
 from intervmerge.workers.tasks import features, fill_caches, train_again, within_memory
@@ -303,7 +304,7 @@ def test_a_point_of_the_front_shows_its_seeds_and_whom_it_cannot_be_told_apart_f
 
 def test_the_pictures_show_error_bars(tmp_path: Path) -> None:
     record = study(trial(0, 400, 60, 60, repeats=(repeat(1, 5, 5),)), trial(1, 900, 70, 70))
-    shown = payload(record, {})["bars"]
+    shown = payload(record, {})["deviations"]
     assert shown[0]["test"] == {
         "mean": pytest.approx(0.325),
         "deviation": pytest.approx(stdev([0.6, 0.05])),
@@ -413,7 +414,7 @@ def test_mlflow_has_mean_and_deviation_of_every_finalist(studied: Path) -> None:
     logged = {run.data.tags[NUMBER]: run.data for run in client.search_runs([experiment.experiment_id])}
     record = load_study(studied).record
     for own in record.front:
-        metrics, expected = logged[str(own.number)].metrics, error_bars(record, own)
+        metrics, expected = logged[str(own.number)].metrics, deviations_of(record, own)
         for name in ("seeds", "validation_mean", "validation_sd", "test_mean", "test_sd"):
             assert metrics[name] == pytest.approx(expected[name])
 

@@ -29,11 +29,12 @@ from intervmerge.records.scores import accuracy
 from intervmerge.search.views import VIEWS
 from intervmerge.space.sampling import SAMPLERS, Sampling
 from intervmerge.space.space import read_space, schema, shipped
+from intervmerge.stores import local_uri
 from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
-from intervmerge.views.runs import NUMBER, PARENT, local_uri
+from intervmerge.views.runs import NUMBER, PARENT
 from intervmerge.workers.interrupt import Interrupt
 from intervmerge.workers.session import ray_session
 
