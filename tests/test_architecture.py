@@ -15,7 +15,7 @@ ROOMS = (
     *("errors", "settings", "seeding", "quoting", "stores", "files", "machine", "pareto"),
     *("merging", "interventions", "records", "suites"),
     *("engines", "bases", "training", "trial", "space", "study", "views", "workers", "search", "bundle", "analysis"),
-    *("paper", "recorded", "suite_build", "cli"),
+    *("paper", "recorded", "suite_build", "cli", "__main__"),
 )
 """From the ground up; a room imports only rooms before it."""
 DOORS = {

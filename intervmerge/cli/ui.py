@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from intervmerge.cli.program.values import whole
 from intervmerge.errors import ConfigError
 
 HELP = "browse a study in MLflow, on 127.0.0.1"
@@ -31,7 +32,7 @@ LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("study", type=Path, nargs="?", metavar="STUDY", help="a study's folder (default: the newest)")
-    parser.add_argument("--port", type=int, default=5000, help="to listen on (default 5000); 0 is any free one")
+    parser.add_argument("--port", type=whole, default=5000, help="to listen on (default 5000); 0 is any free one")
 
 
 def run(chosen: argparse.Namespace) -> int:
