@@ -6,8 +6,10 @@ Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -47,20 +49,26 @@ def ended(program: str, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        if not _lost_output():
-            raise
-        if isinstance(error, BrokenPipeError):
+    except OSError as error:  # a disk, a pipe, a folder: what we know nothing to say of but its own words
+        if not _still_read():
             return UNREAD
-        print(f"{program}: the output cannot be written: {error}", file=sys.stderr)
+        print(f"{program}: {type(error).__name__}: {as_text(str(error))}", file=sys.stderr)
         return 1
 
 
-def _lost_output() -> bool:
-    """Whether stdout takes nothing any more; then it is let go, so that nothing is said of it at exit."""
+def _still_read() -> bool:
+    """Whether somebody reads stdout; what it does not take is let go, so that nothing is said of it at exit."""
+    if sys.stdout is None:
+        return True
     try:
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        read = not any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError) as error:
+        read = not isinstance(error, BrokenPipeError)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        own = sys.stdout.fileno()
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), own)
+    return read
