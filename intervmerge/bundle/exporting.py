@@ -77,10 +77,8 @@ def export(
         ConfigError: there is no such point, or the folder cannot be written to.
         CheckpointError: interventions or merged base are no longer those that the study measured.
     """
-    target, record = Path(path).resolve(), study.record
+    target, record = _free(path), study.record
     chosen = _choose(record, max_extra_params, trial, composed)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         temporary.mkdir(parents=True)  # refused here, before anything is merged
@@ -101,11 +99,27 @@ def export(
         bundle = load_bundle(temporary)  # what cannot be opened is not handed over
         temporary.replace(target)
     except OSError as error:
-        raise ConfigError(target, str(error), "a bundle is written here", "a folder with room, open to you") from error
+        raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     bundle.path = target
     return bundle
+
+
+def _free(path: str | Path) -> Path:
+    """Where a bundle is to stand; nothing must be there."""
+    try:
+        target = Path(path).resolve()
+        taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    if taken:
+        raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
+    return target
+
+
+def _unwritable(target: object, error: Exception) -> ConfigError:
+    return ConfigError(target, str(error), "a bundle is written here", "a folder with room, open to you")
 
 
 def _json(file: BundleFile) -> str:
