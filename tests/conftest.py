@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from odd_suite import write_odd_suite
@@ -33,3 +34,8 @@ def broken_folder(odd_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def odd(odd_folder: Path) -> Suite:
     return load_suite(odd_folder)
+
+
+# every run tries the same, however loaded the machine is
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None, print_blob=False)
+hypothesis.settings.load_profile("same")

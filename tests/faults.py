@@ -29,12 +29,13 @@ import optuna
 from odd_suite import write_odd_suite
 
 from intervmerge.interventions import Interventions
+from intervmerge.mlflow_uris import local_uri
 from intervmerge.records.record import ENDED
 from intervmerge.study.journal import JOURNAL, Journal
 from intervmerge.study.layout import TRIALS, trial_folder
 from intervmerge.study.study import load_study
 from intervmerge.trial.run import FILE
-from intervmerge.views.runs import NUMBER, local_uri
+from intervmerge.views.runs import NUMBER
 
 SPACE = """\
 suite: nowhere

@@ -12,10 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 ROOMS = (
-    *("errors", "settings", "seeding", "finite", "files", "machine", "stores", "pareto", "merging"),
-    *("interventions", "records", "suites"),
+    *("errors", "settings", "seeding", "quoting", "finite", "files", "machine", "mlflow_uris", "stores", "pareto"),
+    *("merging", "interventions", "records", "suites"),
     *("engines", "bases", "training", "trial", "space", "study", "views", "workers", "search", "bundle", "analysis"),
-    *("paper", "recorded", "suite_build", "cli"),
+    *("paper", "recorded", "suite_build", "cli", "__main__"),
 )
 """From the ground up; a room imports only rooms before it."""
 DOORS = {

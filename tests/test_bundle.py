@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from odd_suite import SHAPE, TASKS, save
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.bundle import Bundle, export, load_bundle
 from intervmerge.bundle.model import WEIGHTS
+from intervmerge.engines.exact import edit_of
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.records.record import Record
 from intervmerge.records.scores import accuracy
 from intervmerge.records.study import StudyRecord
-from intervmerge.suites.suite import Suite, SuiteFile, TaskFile
+from intervmerge.study.study import load_study
+from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, zero_shot
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import measure_student
 from intervmerge.trial.references import references
@@ -244,7 +250,8 @@ def test_a_mixture_is_right_on_the_images_that_its_trials_were_right_on(
     first, second = ({"validation": trial.scores, "test": trial.test}[split] for trial in study.record.trials)
     bare = study.record.references[split]["merged"]
     measured = {"red": first["red"], "green": second["green"], "blue": bare["blue"]}
-    assert measured == {"validation": mixed.file.validation, "test": mixed.file.test}[split]
+    counted = {task: replace(score, right="") for task, score in measured.items()}
+    assert counted == {"validation": mixed.file.validation, "test": mixed.file.test}[split]
     for task in study.suite.tasks:
         images = task.splits[split]
         assert int((mixed(images.pixels, task.name).argmax(-1) == images.labels).sum()) == measured[task.name].correct
@@ -315,6 +322,90 @@ def test_a_bundle_from_before_mixtures_loads(broken: Path) -> None:
     del values["expected"], values["provenance"]["tasks"], values["provenance"]["selection"]
     path.write_text(json.dumps(values))
     assert load_bundle(broken, "cpu").file.edited == list(TASKS)
+
+
+FORMAT_1 = Path(__file__).parent / "fixtures/format_1"
+
+
+@pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
+@pytest.mark.parametrize("name", ["bundle", "composed"])
+def test_a_bundle_of_the_first_format_predicts_as_the_study_it_came_from(name: str) -> None:
+    old = load_bundle(FORMAT_1 / name, "cpu")
+    known = load_study(FORMAT_1 / "study", suite=FORMAT_1 / "suite")
+    merged = merge(known.suite(), known.settings["rule"], **known.settings["rule_settings"])
+    encoder = merged.suite.encoder(merged.state, merged.rule)
+    for task in merged.suite.tasks:
+        made = old.file.provenance
+        origin = made.tasks[task.name] if made.tasks else made
+        assert origin is not None
+        own = Interventions.load(FORMAT_1 / f"study/trials/{origin.trial}" / FILE)
+        pixels = task.splits["test"].pixels
+        row = [of for of, _ in own.rows].index(task.name)
+        with torch.no_grad():
+            edit = edit_of(own, (1, len(pixels)), [row])
+            features = encoder.run(encoder.embed(merged.suite.file.normalization(pixels)), edit)
+        torch.testing.assert_close(old(pixels, task.name), zero_shot(features, task.head))
+
+
+def test_a_bundle_says_its_format_and_nothing_of_single_images(exported: Path) -> None:
+    values = json.loads((exported / "bundle.json").read_text())
+    assert values["version"] == 2
+    assert {key for split in ("validation", "test") for score in values[split].values() for key in score} == {
+        "correct", "agreeing", "total", "bias",
+    }  # fmt: skip
+
+
+def test_predicting_needs_no_locks_of_files(exported: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None)\n"
+        "import torch\nfrom intervmerge.bundle import load_bundle\n"
+        f"print(load_bundle({str(exported)!r}, 'cpu').predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), 'blue'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("['blue "), done.stderr
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(broken: Path, name: str, value: float) -> None:
+    with safe_open(broken / name, "pt") as file:
+        said = file.metadata()
+    tensors = load_file(broken / name)
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()).view(-1)[0] = value
+    save_file(tensors, broken / name, said)
+    path = broken / "bundle.json"
+    values = json.loads(path.read_text())
+    values["sha256"][name] = sha256_of(broken / name)
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)}.*finite"):
+        load_bundle(broken, "cpu")
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(WEIGHTS, 2)))
+@pytest.mark.parametrize("written", [False, True], ids=["hashes as they were", "hashes rewritten"])
+def test_files_that_have_changed_places_are_refused(broken: Path, one: str, other: str, written: bool) -> None:
+    first, second = (broken / one).read_bytes(), (broken / other).read_bytes()
+    (broken / one).write_bytes(second)
+    (broken / other).write_bytes(first)
+    if written:
+        path = broken / "bundle.json"
+        values = json.loads(path.read_text())
+        values["sha256"] = {name: sha256_of(broken / name) for name in WEIGHTS}
+        path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=f"{one}|{other}"):
+        load_bundle(broken, "cpu")
+
+
+def test_names_and_notes_are_text_in_the_card(study: Study, tmp_path: Path) -> None:
+    hostile = "a | <img src=x> [/docs](x) `b` *c*"
+    files = [replace(task, source=hostile, licence=hostile) for task in study.suite.file.tasks]
+    suite = replace(study.suite, file=replace(study.suite.file, tasks=files, checkpoint_family=hostile))
+    record = replace(study.record, name=hostile, note=hostile)
+    path = export(replace(study, suite=suite, record=record), path=tmp_path / "[m](x)", trial=1).path
+    card = (path / "README.md").read_text()
+    assert r"a \| \<img src=x\> \[/docs\](x) \`b\` \*c\*" in card
+    assert hostile not in card
+    assert card.startswith(r"# \[m\](x)")
 
 
 # ---- the folder
@@ -398,7 +489,9 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"version": 2}, ConfigError, "version: got 2; .*allowed: 1"),
+        ({"version": 3}, ConfigError, "version: got 3; .*allowed: 1 to 2"),
+        ({"version": True}, ConfigError, "version: got True"),
+        ({"version": "2"}, ConfigError, "version: got '2'"),
         ({"colour": "red"}, ConfigError, "colour: got a key of no meaning"),
         ({"extra_params": "many"}, ConfigError, "extra_params: got 'many'"),
         ({"tasks": [{"name": name, "classes": ["one"]} for name in TASKS]}, CheckpointError, "heads.*of shape"),

@@ -27,6 +27,7 @@ from intervmerge.engines.caches import plan_caches
 from intervmerge.errors import ConfigError
 from intervmerge.files import sha256_of
 from intervmerge.machine import GIB, Machine
+from intervmerge.mlflow_uris import local_uri
 from intervmerge.pareto import Floats
 from intervmerge.records.bits import packed, unpacked
 from intervmerge.records.record import Record, Rung
@@ -46,8 +47,8 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, Bench, rungs
 from intervmerge.views.plots import payload, write_png
-from intervmerge.views.runs import NUMBER, local_uri
-from intervmerge.views.tables import error_bars, front_rows
+from intervmerge.views.runs import NUMBER
+from intervmerge.views.tables import deviations_of, front_rows
 from intervmerge.workers.seat import Seat, sit_down
 from intervmerge.workers.session import ray_session
 from intervmerge.workers.tasks import train_again
@@ -305,7 +306,7 @@ def test_a_point_of_the_front_shows_its_seeds_and_whom_it_cannot_be_told_apart_f
 
 def test_the_pictures_show_error_bars(tmp_path: Path) -> None:
     record = study(trial(0, 400, 60, 60, repeats=(repeat(1, 5, 5),)), trial(1, 900, 70, 70))
-    shown = payload(record, {})["bars"]
+    shown = payload(record, {})["deviations"]
     assert shown[0]["test"] == {
         "mean": pytest.approx(0.325),
         "deviation": pytest.approx(stdev([0.6, 0.05])),
@@ -415,7 +416,7 @@ def test_mlflow_has_mean_and_deviation_of_every_finalist(studied: Path) -> None:
     logged = {run.data.tags[NUMBER]: run.data for run in client.search_runs([experiment.experiment_id])}
     record = load_study(studied).record
     for own in record.front:
-        metrics, expected = logged[str(own.number)].metrics, error_bars(record, own)
+        metrics, expected = logged[str(own.number)].metrics, deviations_of(record, own)
         for name in ("seeds", "validation_mean", "validation_sd", "test_mean", "test_sd"):
             assert metrics[name] == pytest.approx(expected[name])
 

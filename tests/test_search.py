@@ -26,6 +26,7 @@ from intervmerge.cli.search import main as search
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.mlflow_uris import local_uri
 from intervmerge.records.scores import accuracy
 from intervmerge.search.views import VIEWS
 from intervmerge.space.sampling import SAMPLERS, Sampling
@@ -34,7 +35,7 @@ from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
-from intervmerge.views.runs import NUMBER, PARENT, local_uri
+from intervmerge.views.runs import NUMBER, PARENT
 from intervmerge.workers.interrupt import Interrupt
 from intervmerge.workers.session import ray_session
 

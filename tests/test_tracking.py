@@ -28,7 +28,7 @@ from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, Score, accuracy, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.study.journal import Journal
-from intervmerge.views.plots import MEASURES, PLACEHOLDER, TEMPLATE, short, spread, write_html, write_png
+from intervmerge.views.plots import MEASURES, PLACEHOLDER, TEMPLATE, apart, short, write_html, write_png
 from intervmerge.views.runs import flat, growth
 from intervmerge.views.tables import NOTHING, composed_rows, mean_optimism, write_front
 
@@ -333,7 +333,7 @@ def test_the_composed_points_of_front_json_follow_from_the_records(tmp_path: Pat
 
 def test_a_composed_point_is_one_row_of_a_table_with_a_column_a_task() -> None:
     cells = [flat(row) for row in composed_rows(specialists())]
-    assert [row["digits"] for row in cells] == [
+    assert [row["choice/digits"] for row in cells] == [
         "trial 0: noreft rank 4, all blocks, token class",
         NOTHING,
         "trial 0: noreft rank 4, all blocks, token class",
@@ -458,7 +458,7 @@ def test_importing_the_plots_loads_no_matplotlib() -> None:
 
 @pytest.mark.parametrize("places", [[], [0.0], [0.0, 0.1, 0.2], [0.0, 5.0, 9.0], [8.5, 8.6, 9.0]])
 def test_labels_keep_their_distance_and_their_order(places: list[float]) -> None:
-    moved = spread(places, gap=1, last=9)
+    moved = apart(places, gap=1, last=9)
     assert len(moved) == len(places)
     assert all(after - before >= 1 - 1e-9 for before, after in pairwise(moved))
     assert all(place <= 9 for place in moved)

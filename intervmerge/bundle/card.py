@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intervmerge.bundle.model import BundleFile, Origin
+from intervmerge.quoting import as_markdown
 from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.study import StudyRecord
 from intervmerge.records.words import in_words
@@ -20,7 +21,7 @@ def card(file: BundleFile, record: StudyRecord, suite: SuiteFile, name: str) -> 
     words = "each task has its own, listed below" if made.tasks else _words(made.intervention, record)
     whence = "each task from its own trial" if made.tasks else f"trial {made.trial}, seed {made.seed}"
     parts = [
-        f"# {name}",
+        f"# {as_markdown(name)}",
         f"One merged vision model for {len(file.tasks)} tasks, repaired with interventions: {words}.",
         f"It keeps {file.extra_params:,} extra parameters beside the merged weights; the individual models would need "
         f"{record.individual_params:,}.",
@@ -31,14 +32,15 @@ def card(file: BundleFile, record: StudyRecord, suite: SuiteFile, name: str) -> 
         *([_mixture(file, record)] if made.tasks else []),
         _table("validation", file, file.validation, record),
         _table("test", file, file.test, record),
-        record.caption,
+        as_markdown(record.caption),
         "## Provenance",
-        f"Study {made.study}, {whence}; measured by the {made.measured_by} forward. "
-        f"Base {made.base}, fingerprint {made.base_fingerprint}. Suite {made.suite}, fingerprint "
-        f"{made.suite_fingerprint}, checkpoints of the family {suite.checkpoint_family}.",
+        f"Study {as_markdown(made.study)}, {whence}; measured by the {made.measured_by} forward. "
+        f"Base {made.base}, fingerprint {made.base_fingerprint}. Suite {as_markdown(made.suite)}, fingerprint "
+        f"{made.suite_fingerprint}, checkpoints of the family {as_markdown(suite.checkpoint_family)}.",
         "## Sources and licences of the tasks",
         "\n".join(
-            f"- {task.name}: {task.source or 'source not stated'}; licence: {task.licence or 'not stated'}"
+            f"- {as_markdown(task.name)}: {as_markdown(task.source) or 'source not stated'}; "
+            f"licence: {as_markdown(task.licence) or 'not stated'}"
             for task in suite.tasks
         ),
     ]
@@ -61,7 +63,10 @@ def _table(split: str, file: BundleFile, own: Scores, record: StudyRecord) -> st
     rows = [
         [split, *columns],
         ["---", *("---:" for _ in columns)],
-        *([task.name, *(_figure(scores, task.name) for scores in columns.values())] for task in file.tasks),
+        *(
+            [as_markdown(task.name), *(_figure(scores, task.name) for scores in columns.values())]
+            for task in file.tasks
+        ),
         ["mean", *(_percent(scores) for scores in columns.values())],
     ]
     return _lines(rows)
@@ -71,7 +76,7 @@ def _mixture(file: BundleFile, record: StudyRecord) -> str:
     """Which trial each task came from, and what was expected of them together."""
     made = file.provenance
     rows = [["task", "trial", "seed", "extra parameters", "configuration"], ["---", "---:", "---:", "---:", "---"]]
-    rows += [[task.name, *_origin(made.tasks[task.name], record)] for task in file.tasks]
+    rows += [[as_markdown(task.name), *_origin(made.tasks[task.name], record)] for task in file.tasks]
     said = f"Expected {100 * (file.expected or 0):.1f}, by the {made.selection} figures that chose each task's trial"
     return f"{said}; validation {_percent(file.validation)}, test {_percent(file.test)}.\n\n{_lines(rows)}"
 

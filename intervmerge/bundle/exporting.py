@@ -14,10 +14,10 @@ from uuid import uuid4
 from intervmerge.bases.merged import MergedBase
 from intervmerge.bundle.card import card
 from intervmerge.bundle.model import (
+    BUNDLE,
     HEADS,
     MANIFEST,
     MERGED,
-    VERSION,
     WEIGHTS,
     Bundle,
     BundleFile,
@@ -77,18 +77,16 @@ def export(
         ConfigError: there is no such point, or the folder cannot be written to.
         CheckpointError: interventions or merged base are no longer those that the study measured.
     """
-    target, record = Path(path).resolve(), study.record
+    target, record = _free(path), study.record
     chosen = _choose(record, max_extra_params, trial, composed)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
-    interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
-    base = study.base()
-    if base.fingerprint != record.base_fingerprint:
-        rule = "the base must be the one that the study measured; its suite has changed since"
-        raise CheckpointError(f"study {record.name}, base", base.fingerprint, rule, record.base_fingerprint)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True)  # refused here, before anything is merged
+        interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
+        base = study.base()
+        if base.fingerprint != record.base_fingerprint:
+            rule = "the base must be the one that the study measured; its suite has changed since"
+            raise CheckpointError(f"study {record.name}, base", base.fingerprint, rule, record.base_fingerprint)
         if isinstance(interventions, Interventions):
             interventions.save(temporary / INTERVENTIONS)
         else:
@@ -96,16 +94,40 @@ def export(
         write_state(temporary / MERGED, base.state, {"fingerprint": base.fingerprint})
         write_state(temporary / HEADS, {task.name: task.head for task in base.suite.tasks}, {})
         file = _describe(base.suite, record, chosen, temporary)
-        (temporary / MANIFEST).write_text(json.dumps(asdict(file), indent=2, ensure_ascii=False), encoding="utf-8")
+        (temporary / MANIFEST).write_text(_json(file), encoding="utf-8")
         (temporary / CARD).write_text(card(file, record, base.suite.file, target.name), encoding="utf-8")
         bundle = load_bundle(temporary)  # what cannot be opened is not handed over
         temporary.replace(target)
     except OSError as error:
-        raise ConfigError(target, str(error), "a bundle is written here", "a folder with room, open to you") from error
+        raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     bundle.path = target
     return bundle
+
+
+def _free(path: str | Path) -> Path:
+    """Where a bundle is to stand; nothing must be there."""
+    try:
+        target = Path(path).resolve()
+        taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    if taken:
+        raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
+    return target
+
+
+def _unwritable(target: object, error: Exception) -> ConfigError:
+    return ConfigError(target, str(error), "a bundle is written here", "a folder with room, open to you")
+
+
+def _json(file: BundleFile) -> str:
+    """As text, without which images were right: that is the study's affair."""
+    values = asdict(file)
+    for score in (*values["validation"].values(), *values["test"].values()):
+        del score["right"]
+    return json.dumps(values, indent=2, ensure_ascii=False)
 
 
 def _choose(record: StudyRecord, most: int | None, number: int | None, composed: bool) -> Record | Mixture:
@@ -171,7 +193,7 @@ def _measured(folder: Path, trial: Record) -> bytes:
 def _describe(suite: Suite, record: StudyRecord, point: Record | Mixture, folder: Path) -> BundleFile:
     own = _of_trial(point) if isinstance(point, Record) else _of_mixture(record, point)
     return BundleFile(
-        version=VERSION,
+        version=BUNDLE,
         architecture=suite.architecture,
         normalization=suite.file.normalization,
         tasks=[BundleTask(name=task.name, classes=list(task.classes)) for task in suite.tasks],

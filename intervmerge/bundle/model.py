@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,12 @@ from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, zero_shot
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
-VERSION = 1
-"""Of the format; a bundle of another one is refused."""
+BUNDLE = 2
+"""Number of the format."""
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda values: values,  # scores without `bias`; a bundle of one trial may lack `expected`, `tasks`, `selection`
+}
+"""Format to how its bundle.json becomes that of the next one."""
 MERGED, HEADS, MANIFEST = "merged.safetensors", "heads.safetensors", "bundle.json"
 WEIGHTS = (MERGED, INTERVENTIONS, HEADS)
 """The files whose hashes bundle.json tells."""
@@ -252,6 +256,9 @@ def _read(path: Path) -> BundleFile:
     except (OSError, ValueError) as error:
         raise ConfigError(path, str(error), "a bundle is a folder with this file", "what `export` wrote") from error
     version = values.get("version") if isinstance(values, dict) else None
-    if version != VERSION:
-        raise ConfigError(f"{path}, version", repr(version), "this intervmerge reads one format", str(VERSION))
+    if type(version) is not int or not min(UPGRADES) <= version <= BUNDLE:
+        rule = "this intervmerge reads its own format and older ones"
+        raise ConfigError(f"{path}, version", repr(version), rule, f"{min(UPGRADES)} to {BUNDLE}")
+    for number in range(version, BUNDLE):
+        values = {**UPGRADES[number](values), "version": number + 1}
     return read_settings(BundleFile, values, path)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from intervmerge.cli.program.values import number, whole
+
 if TYPE_CHECKING:
     from intervmerge.bases.merged import MergedBase
     from intervmerge.suites.suite import Suite
 
+MOST_THREADS = 1024
+
 RULE_SETTINGS = {
-    "scaling": (float, "λ of the task vectors"),
-    "density": (float, "share of entries that TIES keeps"),
-    "drop": (float, "probability with which DARE drops an entry"),
+    "scaling": (number, "λ of the task vectors"),
+    "density": (number, "share of entries that TIES keeps"),
+    "drop": (number, "probability with which DARE drops an entry"),
 }
 """Settings of merging rules that a flag can set."""
 
@@ -30,16 +34,16 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (kind, text) in RULE_SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind, help=f"{text}; not with --rule auto")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda, cuda:1 ...")
-    parser.add_argument("--threads", type=int, help="CPU threads; results are bit-equal only for an equal number")
+    parser.add_argument("--threads", type=whole, help="CPU threads; results are bit-equal only for an equal number")
 
 
 def add_limits(parser: argparse._ActionsContainer) -> None:
     """--cache-gib, --step-gib and --cuda-graphs."""
     rest = "default a quarter of the memory"
     parser.add_argument(
-        "--cache-gib", type=float, metavar="GIB", help=f"for caches of the merged base ({rest}; 0: none)"
+        "--cache-gib", type=number, metavar="GIB", help=f"for caches of the merged base ({rest}; 0: none)"
     )
-    parser.add_argument("--step-gib", type=float, metavar="GIB", help=f"for the activations of a step ({rest})")
+    parser.add_argument("--step-gib", type=number, metavar="GIB", help=f"for the activations of a step ({rest})")
     words = "record the class stream's steps and replay them: fewer launches (new; off unless asked for)"
     parser.add_argument("--cuda-graphs", action="store_true", help=words)
 
@@ -52,8 +56,8 @@ def open_suite(chosen: argparse.Namespace) -> Suite:
     from intervmerge.suites.suite import load_suite
 
     if chosen.threads is not None:
-        if chosen.threads < 1:
-            raise ConfigError("--threads", chosen.threads, "it is a count", "1 or more")
+        if not 1 <= chosen.threads <= MOST_THREADS:
+            raise ConfigError("--threads", chosen.threads, "it is a count of CPU threads", f"1 to {MOST_THREADS}")
         torch.set_num_threads(chosen.threads)
     return load_suite(chosen.suite)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from intervmerge.cli import export, merge, report, space, suite, trial, ui
-from intervmerge.errors import InputError, IntervMergeError
+from intervmerge.cli.program import Parser, ended
 
 COMMANDS = {
     "merge": merge,
@@ -22,19 +21,20 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 is success, 1 a finding or failure, 2 input that was refused."""
-    parser = argparse.ArgumentParser(
+    """Run a command; its exit code (see program.py)."""
+    parser = Parser(
         prog="intervmerge", description="Merge fine-tuned vision models and repair the merge with interventions."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP))
-    chosen = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
+        chosen = parser.parse_args(arguments)
         return int(COMMANDS[chosen.command].run(chosen))
-    except IntervMergeError as error:
-        print(f"intervmerge {chosen.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+
+    return ended("intervmerge", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,16 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
-    from intervmerge.search.views import report
-    from intervmerge.study.journal import JOURNAL, held
-    from intervmerge.study.journal_file import mend
-    from intervmerge.study.study import load_study
+    from intervmerge.mlflow_uris import check_uri
+    from intervmerge.search.views import report_again
     from intervmerge.views.screen import Screen, print_front
 
-    load_study(chosen.study)  # refused here where there is none
-    with held(chosen.study):
-        mend(chosen.study / JOURNAL)
-        study = load_study(chosen.study)
-        whole = report(study, chosen.mlflow, Screen())
+    if chosen.mlflow is not None:
+        check_uri(chosen.mlflow)
+    study, whole = report_again(chosen.study, chosen.mlflow, Screen())
     print_front(study)
     return 0 if whole else 1

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intervmerge.cli.arguments import add_limits
-from intervmerge.errors import ConfigError, InputError, IntervMergeError
+from intervmerge.cli.program import Parser, ended
+from intervmerge.cli.program.values import number, whole
+from intervmerge.errors import ConfigError
+from intervmerge.quoting import as_file
 
 if TYPE_CHECKING:
     from intervmerge.search.plan import Prepared, SearchPlan
@@ -25,22 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="RULE[:NAME=VALUE,...]|auto", help="instead of the space's: ties_sum:scaling=0.3,density=0.2"
     )
-    parser.add_argument("--trials", type=int, help="different configurations to train, all sessions together")
-    parser.add_argument("--workers", type=int, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
+    parser.add_argument("--trials", type=whole, help="different configurations to train, all sessions together")
+    parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
     parser.add_argument(
-        "--workers-per-gpu", type=int, default=1, metavar="N", help="actors that share a GPU (default 1)"
+        "--workers-per-gpu", type=whole, default=1, metavar="N", help="actors that share a GPU (default 1)"
     )
-    parser.add_argument("--seed", type=int, help="of the sampler and of every trial")
+    parser.add_argument("--seed", type=whole, help="of the sampler and of every trial")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
-    parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
-    parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
+    parser.add_argument("--max-extra-params", type=whole, metavar="N", help="what has more is never trained")
+    parser.add_argument("--time-budget", type=number, metavar="MINUTES", help="of training; trials that run then stop")
     parser.add_argument("--stopping", help="at a rung: none, trial, task (records/stopping.py)")
-    parser.add_argument("--hung-after", type=float, metavar="SECONDS",
+    parser.add_argument("--hung-after", type=number, metavar="SECONDS",
                         help="a trial without a step for so long is ended (default 1800)")  # fmt: skip
-    parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
+    parser.add_argument("--patience", type=whole, metavar="N", help="end when the front does not grow in N trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
-    parser.add_argument("--final-seeds", type=int, metavar="N",
+    parser.add_argument("--final-seeds", type=whole, metavar="N",
                         help="at the end, train the front's trials with N further seeds, for error bars")  # fmt: skip
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
@@ -55,19 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the search; 0 is success, 1 a failure, 2 input that was refused, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
-    parser = argparse.ArgumentParser(
-        prog="intervmerge-search", description=HELP + ", on this machine or a Ray cluster."
-    )
+    """Run the search; its exit code (see program.py)."""
+    parser = Parser(prog="intervmerge-search", description=HELP + ", on this machine or a Ray cluster.")
     add_arguments(parser)
-    chosen = parser.parse_args(arguments)
-    try:
-        return run(chosen)
-    except IntervMergeError as error:
-        print(f"intervmerge-search: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt as pressed:
-        return int(getattr(pressed, "exit_code", 130))
+    return ended("intervmerge-search", lambda: run(parser.parse_args(arguments)))
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -115,8 +109,8 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
         got = f"{len(chosen.warm_start)} studies, for {len(bases)} bases"
         raise ConfigError("--warm-start", got, "a study has one base", "one of the bases with --base")
     space = find_space(plan.space).stem
-    suite = plan.suite or read_space(plan.space).suite
-    parent = Path(plan.out) if plan.out is not None else Path("studies") / f"{space}-{Path(suite).name}"
+    suite = Path(plan.suite or read_space(plan.space).suite).resolve().name
+    parent = Path(plan.out) if plan.out is not None else Path("studies") / f"{space}-{as_file(suite)}"
     return [replace(plan, base=base, out=parent / f"{number}-{_name(base)}") for number, base in enumerate(bases)]
 
 
@@ -130,11 +124,17 @@ def read_base(text: str) -> Any:
     if not colon:
         return rule
     settings: dict[str, Any] = {"rule": rule}
+    allowed = "RULE:NAME=VALUE,..., such as ties_sum:scaling=0.3"
     for part in rest.split(","):
-        name, _, value = part.partition("=")
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in settings:
+            raise ConfigError("--base", repr(text), f"{name!r} stands twice", allowed)
         try:
-            settings[name.strip()] = float(value)
-        except ValueError as error:
-            allowed = "RULE:NAME=VALUE,..., such as ties_sum:scaling=0.3"
+            settings[name] = int(value) if value.lstrip("+-").isdecimal() else number(value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
             raise ConfigError("--base", repr(text), f"{name!r} has no number after it", allowed) from error
     return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from intervmerge.views.terminal import Terminal
 
 if TYPE_CHECKING:
     from intervmerge.records.scores import Score
@@ -24,7 +25,7 @@ def print_sweep(found: Sequence[Candidate]) -> None:
     for candidate in found:
         mark = " <- best" if candidate.accuracy == top else ""
         table.add_row(candidate.label, f"{100 * candidate.accuracy:.1f}{mark}")
-    _print(table)
+    Terminal().print(table)
 
 
 def print_scores(title: str, suite: Suite, columns: Mapping[str, Mapping[str, Score]]) -> None:
@@ -40,10 +41,4 @@ def print_scores(title: str, suite: Suite, columns: Mapping[str, Mapping[str, Sc
     table.add_row("mean", *(f"{100 * mean:.1f}" for mean in means))
     counts = sorted({score.total for scores in columns.values() for score in scores.values()})
     table.add_row("images a task", *("-".join(map(str, {counts[0]: 0, counts[-1]: 0})) for _ in columns))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    # A pipe has no width of its own: tables stay whole there.
-    (console if console.is_terminal else Console(width=160)).print(table)
+    Terminal().print(table)

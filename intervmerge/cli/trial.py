@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intervmerge.cli.arguments import add_base_arguments, add_limits, choose_base, open_suite
+from intervmerge.cli.program.values import check_out, number, whole
 
 if TYPE_CHECKING:
     from intervmerge.records.record import Rung
@@ -22,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_base_arguments(parser)
     what = parser.add_argument_group("interventions")
     what.add_argument("--formula", help="noreft, loreft, direft, nodireft, consreft, lobireft (default noreft)")
-    what.add_argument("--rank", type=int, help="at most half the slice width (default 1)")
+    what.add_argument("--rank", type=whole, help="at most half the slice width (default 1)")
     what.add_argument(
-        "--blocks", help="all, every_2, first_6, last_3, middle_1, a mask 0101..., or a list 3,7 (default all)"
+        "--blocks",
+        help="all, every_2, first_6, last_3, middle_1; one block, 5, or several, 3,7; three or more digits of 0 and 1 "
+        "are a mask (default all)",
     )
     what.add_argument("--token", help="class, first_patch, middle_patch, last_patch, patches, all (default class)")
     what.add_argument("--slice-width", help='elements, or a fraction of the width such as "1/12" (default 1/1)')
@@ -34,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--start", help="identity, or paper for the authors' initial values (default identity)")
     how = parser.add_argument_group("training")
-    how.add_argument("--steps", type=int, help="optimizer steps (default 100)")
-    how.add_argument("--batch", type=int, help="images of each task a step (default 16)")
-    how.add_argument("--learning-rate", type=float, help="of Adam (default 0.01)")
-    how.add_argument("--rungs", type=int, nargs="*", help="steps after which to measure, besides the last")
+    how.add_argument("--steps", type=whole, help="optimizer steps (default 100)")
+    how.add_argument("--batch", type=whole, help="images of each task a step (default 16)")
+    how.add_argument("--learning-rate", type=number, help="of Adam (default 0.01)")
+    how.add_argument("--rungs", type=whole, nargs="*", help="steps after which to measure, besides the last")
     how.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")
     add_limits(how)
-    how.add_argument("--seed", type=int, help="of initial values and batches (default 0)")
+    how.add_argument("--seed", type=whole, help="of initial values and batches (default 0)")
     parser.add_argument("--test", action="store_true", help="report on test too; choose by validation before you do")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write interventions.safetensors here at every rung")
 
@@ -55,6 +59,8 @@ def run(chosen: argparse.Namespace) -> int:
     shape = suite.architecture  # refuse what does not fit before the sweep takes its time
     place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
     check_batch(sizes(suite, "adapt"), config.training.batch)
+    if chosen.out is not None:
+        check_out(chosen.out)
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores
@@ -97,14 +103,21 @@ def _config(chosen: argparse.Namespace) -> TrialConfig:
 
     intervention = _given(chosen, *INTERVENTION_FLAGS)
     intervention |= {name: _number(str(intervention[name])) for name in SLICE_FLAGS if name in intervention}
-    if "," in str(intervention.get("blocks", "")):
-        intervention["blocks"] = [_number(part) for part in str(intervention["blocks"]).split(",")]
+    if "blocks" in intervention:
+        intervention["blocks"] = _blocks(str(intervention["blocks"]))
     values = {
         "intervention": intervention,
         "training": _given(chosen, "steps", "batch", "learning_rate", "rungs", "engine"),
         **_given(chosen, "seed"),
     }
     return read_settings(TrialConfig, values, "trial")
+
+
+def _blocks(text: str) -> object:
+    """What --blocks says: a number is one block; only digits 0 and 1, three or more, are a mask, one a block."""
+    if "," in text:
+        return [_number(part) for part in text.split(",")]
+    return text if re.fullmatch("[01]{3,}", text) else _number(text)
 
 
 def _number(text: str) -> int | str:

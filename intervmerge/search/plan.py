@@ -11,6 +11,8 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.batches import check_batch, sizes
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.machine import Machine, find_device
+from intervmerge.mlflow_uris import check_uri
+from intervmerge.quoting import as_file
 from intervmerge.records.composed import SELECTIONS
 from intervmerge.records.scores import OBJECTIVES, agreement
 from intervmerge.records.study import StudyRecord
@@ -73,6 +75,8 @@ class SearchPlan:
                 raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
         if self.final_seeds is not None and self.final_seeds < 0:
             raise ConfigError("--final-seeds", self.final_seeds, "it is a count", "0 or more")
+        if self.mlflow is not None:
+            check_uri(self.mlflow)
         Machine(cache_gib=self.cache_gib, step_gib=self.step_gib)
         lookup(PROTOCOLS, self.protocol, "--protocol")
         lookup(OBJECTIVES, self.select, "--select")
@@ -120,7 +124,7 @@ def prepare(plan: SearchPlan) -> Prepared:
         raise ConfigError("base", f"{len(space.bases)} bases", rule, "one of them with --base, or intervmerge-search")
     check_base(space.bases[0])
     device = str(find_device(plan.device)) if plan.address is None else plan.device
-    folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{suite.name}"
+    folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{as_file(suite.name)}"
     check_folder(folder)
     return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start))
 

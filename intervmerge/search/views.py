@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from intervmerge.errors import ConfigError
+from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, local_uri
+from intervmerge.quoting import without_secrets
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
-from intervmerge.study.study import Study
+from intervmerge.study.journal import JOURNAL, held
+from intervmerge.study.journal_file import mend
+from intervmerge.study.study import Study, load_study
+from intervmerge.views import runs
 from intervmerge.views.plots import write_html, write_png
-from intervmerge.views.runs import ARTIFACTS, DATABASE, Runs, local_uri
 from intervmerge.views.tables import write_front, write_parquet
 
 VIEW_SECONDS = 15.0
@@ -35,6 +42,47 @@ def write_pages(study: Study, record: StudyRecord, children: Mapping[int, str]) 
     write_html(record, study.folder / "pareto.html", children)
 
 
+def report_again(folder: Path, uri: str | None, watch: Watcher) -> tuple[Study, bool]:
+    """Make all views of a study again, alone with it; whether all could be written.
+
+    Raises:
+        ConfigError: there is no study, or another process writes to it.
+    """
+    load_study(folder)  # refused here where there is none
+    with held(folder):
+        mend(folder / JOURNAL)
+        study = load_study(folder)
+        return study, report(study, uri, watch)
+
+
+def front_page(folder: Path, watch: Watcher) -> str | None:
+    """The address of a study's page in an MLflow server of its own store, without host. Runs that are missing, or of
+    an older version or place, are made again first, unless the study is being searched: that is only read.
+
+    Returns:
+        None where there is no such page, as another process has not written it yet.
+
+    Raises:
+        ConfigError: there is no study, or it cannot be written to.
+    """
+    study = load_study(folder)
+    # asked before MLflow opens the database, which it would hold on to
+    page = runs.front_page(folder, study.identity) if not moved(study) and (folder / DATABASE).is_file() else None
+    if page is None:
+        try:
+            report_again(folder, None, watch)
+        except ConfigError:
+            if moved(study) or not (folder / DATABASE).is_file():
+                raise
+        page = runs.front_page(folder, study.identity)
+    return page
+
+
+def moved(study: Study) -> bool:
+    """Whether the database in a study's folder was made elsewhere: MLflow keeps artifacts by absolute path."""
+    return bool(study.journal.noted(HOME) != str(study.folder.resolve()))
+
+
 def report(study: Study, uri: str | None, watch: Watcher) -> bool:
     """Make all views again, also after the folder has moved; whether all could be written."""
     views = Views(study, uri, watch)
@@ -54,21 +102,21 @@ class Views:
     def __init__(self, study: Study, uri: str | None, watch: Watcher) -> None:
         self._study, self._uri, self._watch = study, uri, watch
         self._due = self._rested = 0.0
-        self._runs: Runs | None = None
+        self._runs: runs.Runs | None = None
         self._cleared = False
         self._children: Mapping[int, str] = {}
         self.failing: set[str] = set()
         """What could not be written when it was last tried."""
-        self._to_mlflow(lambda runs: None)
+        self._to_mlflow(lambda to: None)
 
     def ended(self) -> None:
         """A trial ended."""
         study = self._study.record
-        self._to_mlflow(lambda runs: runs.sync(study))
+        self._to_mlflow(lambda to: to.sync(study))
         began = time.monotonic()
         if began >= self._due:
             self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
-            self._to_mlflow(lambda runs: runs.attach(study, [self._study.folder / "pareto.html"]))
+            self._to_mlflow(lambda to: to.attach(study, [self._study.folder / "pareto.html"]))
             now = time.monotonic()
             self._due = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
@@ -77,12 +125,12 @@ class Views:
         study = self._study.record
         self._rested = 0.0  # the last time: tried once more, and said again
         self.failing.clear()
-        self._to_mlflow(lambda runs: runs.sync(study))
+        self._to_mlflow(lambda to: to.sync(study))
         self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
         files = [self._study.folder / name for name in ("pareto.html", "pareto.png")]
-        self._to_mlflow(lambda runs: runs.finish(study, files, status))
+        self._to_mlflow(lambda to: to.finish(study, files, status))
 
-    def _to_mlflow(self, write: Callable[[Runs], None]) -> None:
+    def _to_mlflow(self, write: Callable[[runs.Runs], None]) -> None:
         """Write to MLflow. After a failure nobody knows what arrived: it is read anew, and not at once."""
         began = time.monotonic()
         if began >= self._rested and not self._guard(MLFLOW, lambda: self._open_and(write)):
@@ -90,28 +138,27 @@ class Views:
             now = time.monotonic()
             self._rested = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
-    def _open_and(self, write: Callable[[Runs], None]) -> None:
+    def _open_and(self, write: Callable[[runs.Runs], None]) -> None:
         if self._runs is None:
             self._runs = self._opened()
         write(self._runs)
         self._children = self._runs.children
 
-    def _opened(self) -> Runs:
+    def _opened(self) -> runs.Runs:
         """The study in MLflow; by default in the database of its folder, which is made anew where that has moved."""
         study = self._study
         if self._uri is not None:
-            return Runs(study.record, study.identity, self._uri, None)
-        home = str(study.folder.resolve())
-        foreign = study.journal.noted(HOME) != home  # artifacts are stored by absolute path
+            return runs.Runs(study.record, study.identity, self._uri, study.folder)
+        foreign = moved(study)
         if foreign and not self._cleared:  # once: MLflow holds on to a database that it has opened
             (study.folder / DATABASE).unlink(missing_ok=True)
             shutil.rmtree(study.folder / ARTIFACTS, ignore_errors=True)
             self._cleared = True
         (study.folder / DATABASE).touch()  # where that is refused, MLflow would try for minutes
-        runs = Runs(study.record, study.identity, local_uri(study.folder), study.folder)
+        made = runs.Runs(study.record, study.identity, local_uri(study.folder), study.folder)
         if foreign:  # and is whole now: one that is made by halves is made anew by the next search
-            study.journal.note(HOME, home)
-        return runs
+            study.journal.note(HOME, str(study.folder.resolve()))
+        return made
 
     def _guard(self, view: str, write: Callable[[], None]) -> bool:
         """Whether a view could be written; said aloud when that changes."""
@@ -119,9 +166,10 @@ class Views:
             write()
         except Exception as error:
             if view not in self.failing:
-                flag = "" if self._uri is None else f" --mlflow {self._uri}"
-                rest = f"`intervmerge report {self._study.folder}{flag}` makes them again"
-                words = " ".join(str(error).split())[:WORDS]
+                flag = [] if self._uri is None else ["--mlflow", without_secrets(self._uri)]
+                command = shlex.join(["intervmerge", "report", str(self._study.folder), *flag])
+                rest = f"`{command}` makes them again"
+                words = without_secrets(" ".join(str(error).split()))[:WORDS]
                 self._watch.phase(f"{view} could not be written ({type(error).__name__}: {words}); {rest}")
             self.failing.add(view)
             return False

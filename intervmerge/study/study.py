@@ -37,10 +37,12 @@ class Study:
     Args:
         folder: of the study.
         journal: already open; None opens it to read.
+        suite: where its suite is now; None is where it was.
     """
 
-    def __init__(self, folder: Path, journal: Journal | None = None) -> None:
+    def __init__(self, folder: Path, journal: Journal | None = None, suite: str | Path | None = None) -> None:
         self.folder = folder
+        self._suite = suite
         self.journal = journal or Journal(folder)
         self.settings: Mapping[str, Any] = self.journal.settings
         self._following: Following | None = None
@@ -91,7 +93,7 @@ class Study:
 
     def suite(self) -> Suite:
         """The study's suite, under its protocol."""
-        return under(load_suite(self.settings["suite_path"]), self.settings["protocol"])
+        return under(load_suite(self._suite or self.settings["suite_path"]), self.settings["protocol"])
 
     def base(self) -> MergedBase:
         """The study's merged base, merged again."""
@@ -108,7 +110,7 @@ RECORDED = ("suite", "note", "base", "base_fingerprint", "protocol", "select", "
 """Settings that stand in the StudyRecord under the same name."""
 
 
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
     """Open a study to read it; one that is being searched too.
 
     Raises:
@@ -118,7 +120,7 @@ def load_study(path: str | Path) -> Study:
     if not (folder / JOURNAL).is_file():
         rule = f"a study is a folder with {JOURNAL}"
         raise ConfigError("study", repr(str(path)), rule, "the --out of a search, such as studies/...")
-    study = Study(folder)
+    study = Study(folder, suite=suite)
     if study.journal.noted("references/validation") is None:
         raise ConfigError("study", f"{folder}, in which nothing was measured", "a study has begun", "search it first")
     return study

@@ -1,4 +1,4 @@
-"""Error bars of a front in its pictures: mean and standard deviation, over seeds, of what the study chose by."""
+"""Deviations of a front in its pictures: mean and standard deviation, over seeds, of what the study chose by."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SPLITS = {"validation": 0.965, "test": 1.035}
-"""Where a bar stands, in parameters of its point: beside it, and beside the other split's bar."""
+"""Where a deviation is drawn, in parameters of its point: beside it, and beside that of the other split."""
 
 
-def bars(study: StudyRecord, split: str) -> list[tuple[Record, float, float]]:
+def deviations(study: StudyRecord, split: str) -> list[tuple[Record, float, float]]:
     """(trial on the front, mean, standard deviation) in %, of those with several seeds; cheapest first."""
     found = [(trial, study.spread(trial, split, study.select)) for trial in study.front]
     return [(trial, 100 * s.mean, 100 * s.deviation) for trial, s in found if s and s.deviation is not None]
 
 
 def ends(study: StudyRecord) -> list[float]:
-    """Where all bars begin and end, in %: what a picture must have room for."""
-    found = [bar for split in SPLITS for bar in bars(study, split)]
+    """Where all deviations begin and end, in %: what a picture must have room for."""
+    found = [one for split in SPLITS for one in deviations(study, split)]
     return [mean + sign * deviation for _, mean, deviation in found for sign in (-1, 1)]
 
 
-def bars_payload(study: StudyRecord) -> dict[int, dict[str, Any]]:
+def deviations_payload(study: StudyRecord) -> dict[int, dict[str, Any]]:
     """By number of a trial on the front, what the page shows of its seeds; shares are 0..1."""
     shown: dict[int, dict[str, Any]] = {}
     for trial in study.front:
@@ -38,14 +38,14 @@ def bars_payload(study: StudyRecord) -> dict[int, dict[str, Any]]:
     return shown
 
 
-def draw_bars(axes: Axes, study: StudyRecord, colours: dict[str, str]) -> None:
-    """A bar from one standard deviation below the mean over seeds to one above, beside each point of the front."""
+def draw_deviations(axes: Axes, study: StudyRecord, colours: dict[str, str]) -> None:
+    """A line from one standard deviation below the mean over seeds to one above, beside each point of the front."""
     for split, colour in colours.items():
-        if drawn := bars(study, split):
-            trials, means, deviations = zip(*drawn, strict=True)
+        if drawn := deviations(study, split):
+            trials, means, sizes = zip(*drawn, strict=True)
             places = [SPLITS[split] * max(trial.extra_params, 1) for trial in trials]
             axes.errorbar(
-                places, means, deviations, fmt="_", color=colour, markersize=6, linewidth=1.3, capsize=2.5, zorder=5.5,
+                places, means, sizes, fmt="_", color=colour, markersize=6, linewidth=1.3, capsize=2.5, zorder=5.5,
                 label=f"mean ± sd of {_seeds(study)} seeds, {split}",
             )  # fmt: skip
 

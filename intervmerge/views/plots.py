@@ -14,7 +14,7 @@ from intervmerge.pareto import CHEAPEST
 from intervmerge.records.record import Record
 from intervmerge.records.scores import OBJECTIVES, Scores, accuracy, agreement
 from intervmerge.records.study import StudyRecord
-from intervmerge.views.deviations import bars_payload, draw_bars, ends
+from intervmerge.views.deviations import deviations_payload, draw_deviations, ends
 from intervmerge.views.tables import chosen
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
             for split, models in study.references.items()
         },
         "front": [trial.number for trial in study.front],
-        "bars": bars_payload(study),
+        "deviations": deviations_payload(study),
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
         "composed": _composed(study),
     }
@@ -146,7 +146,7 @@ def write_png(study: StudyRecord, path: Path) -> None:
     _draw_references(axes, study)
     _draw_trials(axes, study)
     _draw_composed(axes, study)
-    draw_bars(axes, study, {"validation": FRONT, "test": TEST})
+    draw_deviations(axes, study, {"validation": FRONT, "test": TEST})
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.012, 1.0), ncols=3, frameon=False, fontsize=8.5, labelcolor=QUIET,
         handletextpad=0.4, columnspacing=1.6, borderaxespad=0.3, handlelength=1.4, scatteryoffsets=[0.5],
@@ -212,7 +212,7 @@ def _draw_references(axes: Axes, study: StudyRecord) -> None:
     """Horizontal lines, each with its name at its right end."""
     low, high = axes.get_ylim()
     known = _references(study)
-    places = spread([-value for value in known.values()], gap=0.085 * (high - low), last=-low)
+    places = apart([-value for value in known.values()], gap=0.085 * (high - low), last=-low)
     for (model, value), place in zip(known.items(), places, strict=True):
         axes.axhline(value, color=LINES, linewidth=1.1, linestyle="-" if model == "merged" else (0, (5, 3)), zorder=1.5)
         words = f"{REFERENCES.get(model, model)}\n{value:.1f} %"
@@ -225,7 +225,7 @@ def _draw_references(axes: Axes, study: StudyRecord) -> None:
         )  # fmt: skip
 
 
-def spread(places: Sequence[float], *, gap: float, last: float) -> list[float]:
+def apart(places: Sequence[float], *, gap: float, last: float) -> list[float]:
     """Ascending places moved as little as this simple way can so that neighbours are `gap` apart, none above `last`."""
     moved: list[float] = []
     for place in places:

@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from intervmerge.mlflow_uris import artifacts_of, local_uri
+from intervmerge.quoting import as_key, as_markdown, as_text
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import accuracy, agreement
 from intervmerge.records.study import StudyRecord
-from intervmerge.views.tables import composed_rows, error_bars, front_rows
+from intervmerge.views.tables import composed_rows, deviations_of, front_rows
 
 EXPERIMENT = "intervmerge"
-DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
 STUDY, NUMBER, PARENT = "intervmerge.study", "intervmerge.trial", "mlflow.parentRunId"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,12 +28,40 @@ ENVIRONMENT = {
 """Read by MLflow whenever it asks a server; a value that the user has set stands."""
 DENSE, STRIDE = 32, 1.05
 """The composed front's growth is measured after each of the first trials, then at steps so far apart, as a ratio."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of the experiment, without which MLflow opens it in its mode for language models."""
+PAGE = "pareto.html"
+"""The artifact of a parent run that people look at."""
 STATUS = {**dict.fromkeys(ENDED, "FINISHED"), "failed": "FAILED"}
 
 
-def local_uri(folder: Path) -> str:
-    """The store of a study that was given no server: a SQLite file in its folder."""
-    return f"sqlite:///{folder.resolve() / DATABASE}"
+def front_page(folder: Path, identity: str) -> str | None:
+    """The address of a study's page in the MLflow server of its own folder, without host; None where its runs must be
+    made first: there are none, or of an older version.
+
+    Args:
+        folder: of the study.
+        identity: of the study.
+    """
+    client = _client(local_uri(folder))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None or any(experiment.tags.get(name) != value for name, value in KIND.items()):
+        return None
+    condition = f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'"
+    runs = client.search_runs([experiment.experiment_id], condition)
+    if not runs or not any(artifact.path == PAGE for artifact in client.list_artifacts(runs[0].info.run_id)):
+        return None
+    return f"/#/experiments/{experiment.experiment_id}/runs/{runs[0].info.run_id}/artifacts/{PAGE}"
+
+
+def _client(uri: str) -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("alembic", "mlflow"):  # after the import, which sets them; what fails is raised, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=uri)
 
 
 class Runs:
@@ -42,20 +71,17 @@ class Runs:
         study: what to write.
         identity: of the study, the same for ever; its runs are found again by it.
         uri: of the tracking server or database.
-        folder: where artifacts go if the store is a local file; None leaves it to the server.
+        folder: of the study, where artifacts go that no server takes.
     """
 
-    def __init__(self, study: StudyRecord, identity: str, uri: str, folder: Path | None) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow.tracking import MlflowClient
-
-        for name in ("alembic", "mlflow"):  # after the import, which sets them; what fails is raised, too
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._client = MlflowClient(tracking_uri=uri)
+    def __init__(self, study: StudyRecord, identity: str, uri: str, folder: Path) -> None:
+        self._client = _client(uri)
         found = self._client.get_experiment_by_name(EXPERIMENT)
-        place = None if folder is None else (folder.resolve() / ARTIFACTS).as_uri()
+        place = artifacts_of(uri, folder)
         self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, place)
+        for name, value in KIND.items():
+            if found is None or name not in found.tags:  # one that a user chose stands
+                self._client.set_experiment_tag(self._experiment, name, value)
         known = self._find(f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'")
         self.parent: str = known[0].info.run_id if known else self._create(study, identity)
         if not known or not known[0].data.params:  # nor if the server was lost before they came
@@ -90,10 +116,11 @@ class Runs:
                 return found
 
     def _create(self, study: StudyRecord, identity: str) -> str:
-        tags = {STUDY: identity, NUMBER: "parent", "mlflow.runName": f"study {study.name}", "suite": study.suite,
+        name = as_text(f"study {study.name}")
+        tags = {STUDY: identity, NUMBER: "parent", "mlflow.runName": name, "suite": as_text(study.suite),
                 "protocol": study.protocol, "select": study.select, "base": study.base}  # fmt: skip
         text = (
-            f"{study.caption}\n\nOpen the artifact `pareto.html`. Ready filters for the list of runs: "
+            f"{as_markdown(study.caption)}\n\nOpen the artifact `{PAGE}`. Ready filters for the list of runs: "
             "`tags.on_front = 'true'`, `tags.on_front = 'true' and metrics.extra_params < 10000`."
         )
         return str(self._client.create_run(self._experiment, tags={**tags, "mlflow.note.content": text}).info.run_id)
@@ -152,15 +179,15 @@ class Runs:
         self.sync(study)
         for trial in study.front:
             if test := study.tested(trial):
-                shares = {f"test_accuracy/{task}": counts.accuracy for task, counts in test.items()}
+                shares = {f"test_accuracy/{as_key(task)}": counts.accuracy for task, counts in test.items()}
                 self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(test), **shares}, 0)
-            self._error_bars(study, trial)
+            self._deviations(study, trial)
         self.attach(study, files)
         self._client.set_terminated(self.parent, status)
 
-    def _error_bars(self, study: StudyRecord, trial: Record) -> None:
+    def _deviations(self, study: StudyRecord, trial: Record) -> None:
         """What is known of a trial's seeds as metrics, and as a tag the trial that it cannot be told apart from."""
-        values = error_bars(study, trial)
+        values = deviations_of(study, trial)
         same = values.pop("not_distinguishable_from")
         self._log(self.children[trial.number], {}, {name: float(v) for name, v in values.items() if v is not None}, 0)
         if values["gain"] is not None:
@@ -181,11 +208,11 @@ class Runs:
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed point as cells of a table: one a task, `trial 3: noreft rank 4, ...`."""
+    """A composed point as cells of a table: its figures, and `choice/TASK`: `trial 3: noreft rank 4, ...`."""
     cells = {name: value for name, value in row.items() if name != "choice"}
     for task, taken in row["choice"].items():
         words = taken["configuration"]
-        cells[task] = words if taken["trial"] is None else f"trial {taken['trial']}: {words}"
+        cells[f"choice/{task}"] = words if taken["trial"] is None else f"trial {taken['trial']}: {words}"
     return cells
 
 
@@ -195,7 +222,7 @@ def metrics_of(trial: Record) -> dict[str, float]:
     if trial.scores:
         shares = {task: counts.accuracy for task, counts in trial.scores.items()}
         metrics |= {"accuracy": fmean(shares.values()), "worst_task": min(shares.values())}
-        metrics |= {f"accuracy/{task}": share for task, share in shares.items()}
+        metrics |= {f"accuracy/{as_key(task)}": share for task, share in shares.items()}
         metrics["agreement"] = agreement(trial.scores)
     return metrics
 

@@ -1,13 +1,14 @@
-"""What the user sees while a search runs, and at its end: bars on a terminal, plain lines elsewhere."""
+"""What the user sees while a search runs, and at its end: progress on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -25,6 +26,7 @@ from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.spread import Spread
 from intervmerge.records.study import StudyRecord
 from intervmerge.records.words import in_words
+from intervmerge.views.terminal import Terminal
 
 if TYPE_CHECKING:
     from intervmerge.study.study import Study
@@ -42,9 +44,9 @@ class Screen:
     """Watches a search."""
 
     def __init__(self) -> None:
-        self._console = Console()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
+        self._console = Terminal()
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -101,7 +103,7 @@ class Screen:
         merged, individual = (accuracy(study.references["validation"][name]) for name in ("merged", "individual"))
         self._print(f"validation: merged base {100 * merged:.1f} %, individual models {100 * individual:.1f} %")
         if self._console.is_terminal:
-            self._task = self._bar.add_task("trials", total=trials, completed=self._done_before)
+            self._task = self._progress.add_task("trials", total=trials, completed=self._done_before)
             self._live = Live(self._view(), console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
 
@@ -154,21 +156,21 @@ class Screen:
 
     def _view(self) -> Group:
         assert self._study is not None
-        self._bar.update(self._task, completed=len(self._study.trained))
+        self._progress.update(self._task, completed=len(self._study.trained))
         running = Table.grid(padding=(0, 2))
         for record in self._running.values():
             rung = f"{100 * accuracy(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."
             words = in_words(record.intervention, self._study.width, self._study.num_blocks)
             running.add_row(f"trial {record.number}", rung, f"{record.extra_params:,}", words)
         best = f"hypervolume {100 * self._study.hypervolume():.1f} %; best so far: {at_budgets(self._study)}"
-        return Group(self._bar, self._counts(), best, running)
+        return Group(self._progress, self._counts(), best, running)
 
     def _refresh(self) -> None:
         if self._live is not None:
             self._live.update(self._view())
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.say(text)
 
 
 def at_budgets(study: StudyRecord) -> str:
@@ -189,8 +191,7 @@ def short(number: int) -> str:
 def print_front(study: Study) -> None:
     """The front and the composed front as tables, where the plots are, and what to type next."""
     record = study.record
-    console = Console()
-    console = console if console.is_terminal else Console(width=170)
+    console = Terminal()
     table = Table(title=f"{record.name}: front of {len(record.ended)} trials", caption=record.caption)
     over_seeds = OVER_SEEDS if any(trial.repeats for trial in record.front) else ()
     blank = [""] * len(over_seeds)
@@ -218,11 +219,10 @@ def print_front(study: Study) -> None:
     states = [trial.state for trial in record.trials]
     console.print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + " trials; "
                   f"hypervolume {100 * record.hypervolume():.1f} %, each task its own configuration "
-                  f"{100 * record.composed_hypervolume():.1f} %", highlight=False)  # fmt: skip
-    console.print(f"plots: {study.folder / 'pareto.html'} (open it in a browser), {study.folder / 'pareto.png'}\nnext:",
-                  highlight=False)  # fmt: skip
-    for line in (f"intervmerge ui {study.folder}", *_exports(record, study.folder)):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+                  f"{100 * record.composed_hypervolume():.1f} %")  # fmt: skip
+    console.say(f"plots: {study.folder / 'pareto.html'} (open it in a browser), {study.folder / 'pareto.png'}\nnext:")
+    for line in (f"intervmerge ui {shlex.quote(str(study.folder))}", *_exports(record, study.folder)):
+        console.say(f"  {line}")
 
 
 def _over_seeds(record: StudyRecord, trial: Record) -> list[str]:
@@ -242,7 +242,7 @@ def _spread(found: Spread | None) -> str:
 
 def _exports(record: StudyRecord, folder: Path) -> list[str]:
     """Commands that write a point from the middle of each front."""
-    command = f"intervmerge export {folder} --max-extra-params"
+    command = f"intervmerge export {shlex.quote(str(folder))} --max-extra-params"
     front, listed = record.front, record.composed.listed
     found = [f"{command} {front[len(front) // 2].extra_params} --out model"] if front else []
     return [*found, *(f"{command} {m.extra_params} --composed --out model" for m in listed[len(listed) // 2 :][:1])]

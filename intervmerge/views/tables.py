@@ -51,13 +51,13 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "extra_params": trial.extra_params,
             "validation_accuracy": accuracy(trial.scores),
             "test_accuracy": accuracy(test) if (test := study.tested(trial)) else None,
-            **error_bars(study, trial),
+            **deviations_of(study, trial),
         }
         for trial in study.front
     ]
 
 
-def error_bars(study: StudyRecord, trial: Record) -> dict[str, Any]:
+def deviations_of(study: StudyRecord, trial: Record) -> dict[str, Any]:
     """Accuracy of a trial on the front over its seeds, and what it has over the next cheaper trial on `test`.
 
     `sd` is the sample standard deviation. `gain` has a 95 % interval by a paired bootstrap of the images of `test`; the
