@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from intervmerge.search.run import run_search
     from intervmerge.study.study import Study, load_study
     from intervmerge.suites.suite import Suite, load_suite
+    from intervmerge.trial.bench import Bench
     from intervmerge.trial.config import TrainingConfig, TrialConfig
-    from intervmerge.trial.run import Bench, TrialResult, run_trial
+    from intervmerge.trial.run import TrialResult, run_trial
 
 _HOMES = {
     "merging": "intervmerge.merging",
@@ -36,7 +37,7 @@ _HOMES = {
     "TrialConfig": "intervmerge.trial.config",
     "MergedBase": "intervmerge.bases.merged",
     "merge": "intervmerge.bases.merged",
-    "Bench": "intervmerge.trial.run",
+    "Bench": "intervmerge.trial.bench",
     "TrialResult": "intervmerge.trial.run",
     "run_trial": "intervmerge.trial.run",
     "pareto": "intervmerge.pareto",

@@ -30,10 +30,11 @@ from intervmerge.records.scores import accuracy
 from intervmerge.records.study import StudyRecord
 from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, zero_shot
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import measure_student
 from intervmerge.trial.references import references
-from intervmerge.trial.run import FILE, Bench, run_trial
+from intervmerge.trial.run import FILE, run_trial
 
 CONFIGS = (
     InterventionConfig(formula="noreft", rank=4, token="all"),

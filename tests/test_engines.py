@@ -26,9 +26,10 @@ from intervmerge.machine import Machine
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import adam, distill
-from intervmerge.trial.run import Bench, run_trial, rungs
+from intervmerge.trial.run import run_trial, rungs
 
 BLOCKS = 5
 SETS = [blocks for size in (1, 2) for blocks in itertools.combinations((BLOCKS - 2, BLOCKS - 1), size)]

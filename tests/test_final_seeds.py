@@ -44,8 +44,9 @@ from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import SETTINGS, load_study
 from intervmerge.suites.suite import Suite
 from intervmerge.trial import unfinished
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.trial.run import FILE, rungs
 from intervmerge.views.plots import payload, write_png
 from intervmerge.views.runs import NUMBER
 from intervmerge.views.tables import deviations_of, front_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from intervmerge.interventions import (
     place,
 )
 from intervmerge.interventions.files import KEY
-from intervmerge.interventions.formulas import BIAS, MATRIX, Formula, Kernel, orthonormal
+from intervmerge.interventions.formulas import BIAS, MATRIX, Formula, Kernel, least_varying, orthonormal
 
 WIDTH, BLOCKS_OF_PICO, GRID = 48, 5, 3
 TASKS = [f"task{i}" for i in range(8)]
@@ -193,6 +194,48 @@ def test_consreft_starts_where_its_edit_is_smallest(rank: int) -> None:
     torch.testing.assert_close(tensors["3/b"], r @ mean[own], atol=1e-5, rtol=1e-5)
     paper = started([("task1", dataclasses.replace(placement, start="paper"))])
     assert size < paper(3, z).square().sum(-1).mean()
+
+
+def rotated(columns: Tensor, seed: int) -> Tensor:
+    """Another orthonormal basis of the same space, as another library would give it."""
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(columns.shape[1], columns.shape[1], generator=generator).double())[0]
+    return columns @ turn
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+@pytest.mark.parametrize("count", [1, 2, 13, 20])
+def test_directions_without_evidence_are_chosen_by_a_rule_and_not_by_a_library(
+    rank: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of fewer points than directions many vary not at all; any basis of these is as good an eigh as another."""
+    points = samples("task2", 1, count)[:, :20].double()
+    covariance = torch.cov(points.T, correction=0) if count > 1 else torch.zeros(20, 20).double()
+    towards = torch.randn(rank, 20, generator=torch.Generator().manual_seed(3))
+    exact = torch.linalg.eigh
+
+    def eigh(matrix: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        variances, columns = exact(matrix)
+        none = int((variances < 1e-12 * variances[-1].clamp(min=1e-300)).sum())
+        signs = torch.ones(20 - none).double() * (-1) ** seed
+        return variances, torch.cat([rotated(columns[:, :none], seed), columns[:, none:] * signs], dim=1)
+
+    found = []
+    for seed in (0, 1, 2):
+        monkeypatch.setattr(torch.linalg, "eigh", partial(eigh, seed=seed))
+        found.append(least_varying(covariance, towards))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(found[0] @ found[0].T, torch.eye(rank).double(), atol=1e-9, rtol=0)
+    variances = (found[0] @ covariance @ found[0].T).diagonal()
+    torch.testing.assert_close(variances, exact(covariance)[0][:rank].clamp(min=0), atol=1e-9, rtol=1e-6)
+
+
+def test_with_evidence_for_every_direction_consreft_starts_in_those_of_least_variance() -> None:
+    covariance = torch.cov(samples("task2", 1).double().T)
+    least = torch.linalg.eigh(covariance).eigenvectors[:, :5].T
+    found = least_varying(covariance, torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(3)))
+    torch.testing.assert_close((found * least).sum(1).abs(), torch.ones(5).double(), atol=1e-9, rtol=0)
 
 
 def test_consreft_without_statistics_is_refused() -> None:

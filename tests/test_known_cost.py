@@ -23,8 +23,9 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.trial.run import FILE, rungs
 from intervmerge.workers.assignment import REPORT, Assignment
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.worker import Worker

@@ -20,9 +20,10 @@ from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.suite import Suite, load_suite, write_yaml
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import score
-from intervmerge.trial.run import FILE, Bench, run_trial
+from intervmerge.trial.run import FILE, run_trial
 
 DIVERGING = TrainingConfig(steps=60, batch=8)
 FINITE = TrainingConfig(steps=4, batch=8)

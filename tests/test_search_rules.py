@@ -44,8 +44,9 @@ from intervmerge.study.warm_start import locate, take_over
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial import unfinished
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.run import FILE, Bench
+from intervmerge.trial.run import FILE
 from intervmerge.trial.unfinished import write_whole
 from intervmerge.workers.assignment import ASSIGNMENT, REPORT, Assignment, Report
 from intervmerge.workers.faults import is_out_of_memory

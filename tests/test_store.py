@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,15 +15,24 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.engines.caches import CachedSplit, CachePlan, Caches
+from intervmerge.errors import DiskError
+from intervmerge.machine import Machine
 from intervmerge.stores import mapped
 from intervmerge.stores.mapped import FILLING, MANIFEST, MappedStore
 from intervmerge.stores.store import InProcessStore
+from intervmerge.suites.suite import Suite
+from intervmerge.trial.bench import Bench
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.run import run_trial
 
 
 @pytest.fixture(params=["process", "files"])
@@ -286,6 +297,10 @@ def test_a_key_larger_than_the_limit_is_refused_and_nothing_else_goes_for_it(tmp
 # ---- disks
 
 
+def full(*of: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize("kind", ["missing", "refusing"])
 def test_room_is_taken_where_the_system_cannot_take_it_by_itself(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -312,10 +327,143 @@ def test_room_is_taken_where_the_system_cannot_take_it_by_itself(
 def test_a_disk_without_room_refuses_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*of: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
         MappedStore(tmp_path).fill("key", LAYOUT, lambda tensors: pytest.fail("computed"))
     assert folders(tmp_path) == []
+
+
+# ---- what caches are told by, and who fills them
+
+
+@pytest.fixture(scope="module")
+def base(odd: Suite) -> MergedBase:
+    return merge(odd, "task_arithmetic", scaling=0.3)
+
+
+def caches_of(base: MergedBase, plan: CachePlan, store: MappedStore) -> Caches:
+    return Bench(base, "cpu", caches=store, plan=plan).caches
+
+
+def other_pixel(suite: Suite, split: str) -> Suite:
+    """The same suite, one value of the last image of the last task changed."""
+    *first, last = suite.tasks
+    pixels = last.splits[split].pixels.clone()
+    pixels[-1, -1, -1, -1] ^= 1
+    splits = {**last.splits, split: replace(last.splits[split], pixels=pixels)}
+    return replace(suite, tasks=(*first, replace(last, splits=splits)))
+
+
+WHOLE = CachePlan(storage="fp32", boundaries=(0,))
+CHANGES = {
+    "nothing": lambda base: (base, WHOLE),
+    "the fingerprint of the base": lambda base: (replace(base, fingerprint="another"), WHOLE),
+    "one pixel of the last image": lambda base: (replace(base, suite=other_pixel(base.suite, "adapt")), WHOLE),
+    "a pixel of another split": lambda base: (replace(base, suite=other_pixel(base.suite, "test")), WHOLE),
+    "the storage": lambda base: (base, replace(WHOLE, storage="bf16")),
+    "the boundaries": lambda base: (base, replace(WHOLE, boundaries=(0, 2))),
+    "the images to adapt on": lambda base: (base, replace(WHOLE, adapt=16)),
+}
+SAME = {"nothing", "a pixel of another split"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_caches_are_told_by_all_that_they_depend_on(base: MergedBase, tmp_path: Path, change: str) -> None:
+    store = MappedStore(tmp_path)
+    caches_of(base, WHOLE, store).split("adapt")
+    caches_of(*CHANGES[change](base), store).split("adapt")
+    assert len(folders(tmp_path)) == (1 if change in SAME else 2)
+
+
+def test_caches_of_another_number_of_threads_are_others(base: MergedBase, tmp_path: Path) -> None:
+    """Sums in another order have other last digits, and equal threads shall give equal bits."""
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        caches_of(base, WHOLE, MappedStore(tmp_path)).split("adapt")
+    torch.set_num_threads(before)
+    assert len(folders(tmp_path)) == 2
+
+
+def filled(base: MergedBase, folder: Path) -> dict[str, Tensor]:
+    found = caches_of(base, WHOLE, MappedStore(folder)).split("adapt")
+    assert found is not None
+    return dict(found.tensors)
+
+
+def test_a_cache_filled_in_parts_by_others_is_the_one_that_is_filled_at_once(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intervmerge.engines.caches.CHUNK", 32)
+    holder, *others = (caches_of(base, WHOLE, MappedStore(tmp_path / "parts")) for _ in range(3))
+    with holder.parts("adapt") as parts:
+        assert len(parts) == 5  # of 144 images
+        for part, other in zip(parts, itertools.cycle(others), strict=False):
+            other.fill_part(pickle.loads(pickle.dumps(part)))
+    once = filled(base, tmp_path / "once")
+    for tensors in (filled(base, tmp_path / "parts"), dict(checked(others[0].split("adapt")).tensors)):
+        assert tensors.keys() == once.keys()
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in once.items())
+    (key,) = (tmp_path / "parts").glob("*/")
+    assert not list(key.glob("*.done"))
+    with holder.parts("adapt") as parts:
+        assert parts == []
+
+
+def checked(split: CachedSplit | None) -> CachedSplit:
+    assert split is not None
+    return split
+
+
+def test_a_cache_of_which_a_part_is_missing_is_never_sealed(base: MergedBase, tmp_path: Path) -> None:
+    caches = caches_of(base, WHOLE, MappedStore(tmp_path))
+    with pytest.raises(DiskError, match=r"caches of adapt: got 1 of 1 parts not filled"), caches.parts("adapt"):
+        pass
+    assert folders(tmp_path) == []
+
+
+def test_a_part_of_a_cache_that_was_given_up_is_refused(base: MergedBase, tmp_path: Path) -> None:
+    caches = caches_of(base, WHOLE, MappedStore(tmp_path))
+    with pytest.raises(RuntimeError, match="the holder fails"), caches.parts("adapt") as parts:
+        raise RuntimeError("the holder fails")
+    with pytest.raises((OSError, KeyError)):
+        caches.fill_part(parts[0])
+    assert folders(tmp_path) == []
+
+
+# ---- places that cannot be written to
+
+
+def test_a_folder_that_is_only_read_gives_what_it_holds(tmp_path: Path) -> None:
+    MappedStore(tmp_path).fill("key", LAYOUT, write)
+    tmp_path.chmod(0o555)
+    try:
+        found = MappedStore(tmp_path).fill("key", LAYOUT, lambda tensors: pytest.fail("computed twice"))
+    finally:
+        tmp_path.chmod(0o755)
+    assert found.keys() == LAYOUT.keys()
+
+
+@pytest.mark.parametrize("refusal", ["a file in the way", "a full disk"])
+def test_a_trial_whose_caches_cannot_be_written_works_without_them_and_says_so(
+    base: MergedBase, tmp_path: Path, refusal: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if refusal == "a file in the way":
+        (tmp_path / "store").write_text("in the way")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    config = TrialConfig(training=TrainingConfig(steps=2, batch=8))
+    found = run_trial(config, Bench(base, Machine(device="cpu"), caches=MappedStore(tmp_path / "store")))
+    expected = run_trial(config, Bench(base, Machine(device="cpu", cache_gib=0)))
+    assert (found.engine, found.circumstances.storage) == ("exact", "none")
+    assert found.rungs[-1].scores == expected.rungs[-1].scores
+    assert "no caches: the exact engine computes every block at every step, as they could not be written" in caplog.text
+
+
+def test_a_plan_that_was_given_is_not_changed_by_one_process_whose_disk_refuses(
+    base: MergedBase, tmp_path: Path
+) -> None:
+    (tmp_path / "store").write_text("in the way")
+    given = Bench(base, "cpu", caches=MappedStore(tmp_path / "store"), plan=WHOLE)
+    with pytest.raises(OSError, match="store"):
+        run_trial(TrialConfig(training=TrainingConfig(steps=2, batch=8)), given)

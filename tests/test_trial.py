@@ -13,17 +13,18 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.batches import Batch, batches, sizes
-from intervmerge.engines.caches import NO_CACHES
+from intervmerge.engines.caches import NO_CACHES, CachePlan
 from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.records.scores import accuracy
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
 from intervmerge.trial.moments import moments
-from intervmerge.trial.run import FILE, Bench, run_trial, rungs
+from intervmerge.trial.run import FILE, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep
 
 SHORT = TrainingConfig(steps=6, batch=8, rungs=(3,))
@@ -301,3 +302,85 @@ def test_a_stopped_trial_is_not_taken_up_by_another(bench: Bench, tmp_path: Path
     other = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,), learning_rate=0.1))
     found = rungs(bench, other, bench.start(bench.place(other), 0), tmp_path)
     assert [rung.steps for rung in found] == [2, 4]
+
+
+# ---- what was computed with, and what is refused before it is
+
+
+def test_a_folder_that_is_not_there_is_made(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "newer"
+    result = run_trial(TrialConfig(training=SHORT), bench, folder=folder)
+    assert bench.measure(Interventions.load(folder / FILE)) == result.rungs[-1].scores
+    assert [path.name for path in folder.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "nul\0"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(
+    odd: Suite, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    fresh = Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
+    with pytest.raises(ConfigError, match=r"folder: got .*; a trial writes .* allowed: a folder that can be written"):
+        run_trial(TrialConfig(training=SHORT), fresh, folder=tmp_path / place)
+    assert "caches" not in vars(fresh)
+
+
+def test_a_batch_of_more_images_than_memory_left_is_refused_before_anything_is_computed(odd: Suite) -> None:
+    """Each task has 48 images; the plan keeps 16 of them."""
+    base = merge(odd, "task_arithmetic", scaling=0.3)
+    few = Bench(base, "cpu", plan=CachePlan(storage="bf16 tokens", adapt=16))
+    config = TrialConfig(training=replace(SHORT, batch=17), intervention=InterventionConfig(formula="consreft"))
+    with pytest.raises(ConfigError, match=r"training\.batch: got 17; .* has 16 to adapt on; allowed: 1\.\.16"):
+        run_trial(config, few)
+    assert "caches" not in vars(few)
+    run_trial(replace(config, training=replace(SHORT, batch=16)), few)
+
+
+@pytest.mark.parametrize(
+    ("plan", "storage", "adapt"),
+    [
+        (NO_CACHES, "none", 0),
+        (CachePlan(storage="bf16"), "bf16", 0),
+        (CachePlan(storage="bf16 tokens", adapt=16), "bf16 tokens", 16),
+    ],
+)
+def test_a_result_says_what_it_was_computed_with(bench: Bench, plan: CachePlan, storage: str, adapt: int) -> None:
+    """How much memory there is decides storage and images, and so the figures."""
+    found = run_trial(TrialConfig(training=SHORT), Bench(bench.base, "cpu", plan=plan)).circumstances
+    assert (found.device, found.storage, found.adapt, found.torch) == ("cpu", storage, adapt, torch.__version__)
+
+
+@pytest.mark.parametrize(
+    ("intervention", "adapt", "unseen"),
+    [
+        ({"formula": "consreft"}, None, 1),  # 48 images, width 48: the mean takes one
+        ({"formula": "consreft"}, 16, 33),
+        ({"formula": "consreft", "slice_width": "1/3"}, None, 0),
+        ({"formula": "consreft", "slice_width": "1/3"}, 16, 1),
+        ({"formula": "consreft", "token": "patches", "blocks": "first_2"}, 16, 0),  # 4 patches an image
+        ({"formula": "consreft", "start": "paper"}, 16, 0),
+        ({"formula": "noreft"}, 16, 0),
+    ],
+)
+def test_a_result_says_where_evidence_was_too_short_to_start_from(
+    bench: Bench, intervention: dict[str, object], adapt: int | None, unseen: int
+) -> None:
+    kept = Bench(bench.base, "cpu", plan=CachePlan(boundaries=(0,), adapt=adapt))
+    config = TrialConfig(intervention=InterventionConfig(**intervention), training=replace(SHORT, steps=3))
+    assert run_trial(config, kept).circumstances.unseen == unseen
+
+
+@pytest.mark.parametrize("rank", [1, 3, 20])
+def test_consreft_starts_in_the_same_subspaces_on_any_number_of_threads(bench: Bench, rank: int) -> None:
+    """Of 16 images a task 33 of 48 directions are unseen: which are taken is no library's choice."""
+    few = Bench(bench.base, "cpu", plan=CachePlan(adapt=16))
+    config = TrialConfig(intervention=InterventionConfig(formula="consreft", rank=rank))
+    starts, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        starts.append(few.start(few.place(config), 0, few.exact).state_by_task())
+    torch.set_num_threads(before)
+    for other in starts[1:]:
+        for task, tensors in starts[0].items():
+            for name, tensor in tensors.items():
+                torch.testing.assert_close(other[task][name], tensor, atol=1e-5, rtol=1e-4)

@@ -16,8 +16,8 @@ from intervmerge.space.sampling import DRAWS, Drawn
 from intervmerge.space.space import SearchSettings
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.distill import distill
-from intervmerge.trial.run import Bench
 from intervmerge.workers.seat import threads_of
 
 FINALISTS = 12

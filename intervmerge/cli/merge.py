@@ -33,8 +33,8 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.cli.tables import print_scores
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.checkpoints import write_state
+    from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
-    from intervmerge.trial.run import Bench
 
     bench = Bench(base, chosen.device, plan=NO_CACHES)
     columns = {**references(bench, chosen.split), "merged": bench.measure(None, chosen.split)}

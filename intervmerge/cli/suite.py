@@ -94,8 +94,8 @@ def _table(folder: Path) -> int:
     from intervmerge.cli.tables import print_scores, print_sweep
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.suite import load_suite
+    from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
-    from intervmerge.trial.run import Bench
     from intervmerge.trial.sweep import best, sweep
 
     suite = load_suite(folder)

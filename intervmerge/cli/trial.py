@@ -66,8 +66,9 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.cli.tables import print_scores
     from intervmerge.machine import Machine, cache_folder
     from intervmerge.stores.mapped import MappedStore
+    from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
-    from intervmerge.trial.run import Bench, run_trial
+    from intervmerge.trial.run import run_trial
 
     machine = Machine(
         device=chosen.device,

@@ -153,22 +153,15 @@ class Caches:
         fingerprint: of the merged base.
         plan: what to keep.
         store: where.
-        threads: of the CPU, with which they are filled, whoever reads them: another number gives other last digits.
-            None is the number that this process has now.
+
+    On a CPU they are told by the number of threads, which is this process's own at first: another gives other last
+    digits. Who fills for another process has as many.
     """
 
-    def __init__(
-        self,
-        suite: Suite,
-        encoder: Encoder,
-        fingerprint: str,
-        plan: CachePlan,
-        store: Store,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, suite: Suite, encoder: Encoder, fingerprint: str, plan: CachePlan, store: Store) -> None:
         self.plan = plan
         self._suite, self._encoder, self._fingerprint, self._store = suite, encoder, fingerprint, store
-        self._threads = threads or torch.get_num_threads()
+        self._threads = torch.get_num_threads()
         self._splits: dict[str, CachedSplit | None] = {}
 
     def split(self, name: str) -> CachedSplit | None:

@@ -100,6 +100,8 @@ class Formula:
     """(A, b, C) from the tensors, each as its kind reads it."""
     identity: Callable[[Tensors, Callable[[], Moments]], Tensors]
     """Start `identity` from start `paper` and, asked for only where needed, the moments of z on the slice."""
+    evidence: Callable[[int], int] = lambda slice_width: 0
+    """Points of z that start `identity` needs, to see every direction of a slice vary; fewer must do."""
     constant: bool = False
     """Whether Δ is one vector for every z: rank 1, the only formula of a slice of 1, folded at inference."""
 
@@ -189,6 +191,7 @@ FORMULAS: Mapping[str, Formula] = MappingProxyType(
             tensors={"R": ORTHONORMAL, "b": OFFSET},
             kernel=lambda t: Kernel(-t["R"], t["b"], t["R"]),
             identity=_nearest,
+            evidence=lambda slice_width: slice_width + 1,
         ),
         "lobireft": Formula(
             update="h + Rᵀ b",

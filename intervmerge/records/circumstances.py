@@ -25,6 +25,9 @@ class Circumstances:
     """Version of torch."""
     package: str = ""
     """Version of this package."""
+    unseen: int = 0
+    """Elements of the slice by which the points to start from (images x tokens) were too few, in the task that has the
+    fewest: so many directions were not seen to vary, and among these the seed chose. 0 where evidence sufficed."""
 
     def unlike(self, other: Circumstances, names: Iterable[str]) -> list[str]:
         """Of these fields those that differ where both are known."""

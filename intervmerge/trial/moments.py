@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import Batch, shuffled
 from intervmerge.engines.exact import Engine
 from intervmerge.finite import check_finite
-from intervmerge.interventions import Placement
+from intervmerge.interventions import FORMULAS, Placement
 from intervmerge.suites.suite import CHUNK
 from intervmerge.trial.distill import Lesson
 
@@ -42,6 +44,21 @@ def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
             check_finite(total.second, "z of the merged base", f"task {task}, block {block}, adapt")
             found[task, block] = total.moments()
     return found
+
+
+def unseen(placement: Placement, sizes: Mapping[str, int], limit: int | None = None) -> int:
+    """Directions of the slice, at least, along which the start cannot see z vary; 0 where evidence suffices.
+
+    Args:
+        placement: what starts.
+        sizes: images of each task to adapt on.
+        limit: images of each task that are used at most.
+    """
+    if placement.start != "identity":
+        return 0
+    images = min(min(sizes.values()), limit or min(sizes.values()))
+    points = images * min(len(placement.token_indices(block)) for block in placement.blocks)
+    return max(0, FORMULAS[placement.formula].evidence(placement.slice_width) - points)
 
 
 class _Sums:

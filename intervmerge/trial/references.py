@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from intervmerge.merging import combine
 from intervmerge.records.scores import Score
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.evaluate import measure, measure_encoders
-from intervmerge.trial.run import Bench
 
 
 def references(bench: Bench, split: str, tasks: Collection[str] | None = None) -> dict[str, Mapping[str, Score]]:

@@ -5,28 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from tempfile import TemporaryFile
 
 from intervmerge.bases.merged import MergedBase
-from intervmerge.engines.batches import sizes
-from intervmerge.engines.caches import CachePlan, Caches, images_of, plan_caches
-from intervmerge.engines.exact import Engine, ExactEngine
-from intervmerge.engines.stream import StreamEngine
+from intervmerge.engines.exact import Engine
 from intervmerge.errors import ConfigError
-from intervmerge.interventions import Interventions, Placement, extra_params, place
-from intervmerge.machine import Machine, find_device
+from intervmerge.interventions import Interventions, Placement, extra_params
+from intervmerge.records.circumstances import Circumstances
 from intervmerge.records.record import Rung
-from intervmerge.records.scores import Score
-from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial import unfinished
-from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.distill import Lesson, adam, distill
-from intervmerge.trial.evaluate import measure_student, teacher_features
-from intervmerge.trial.moments import Moments, moments
+from intervmerge.trial.bench import Bench
+from intervmerge.trial.config import TrialConfig
+from intervmerge.trial.distill import adam, distill
 
 FILE = "interventions.safetensors"
 """Name of a trial's file in its folder; written whole at every rung."""
@@ -46,6 +37,8 @@ class TrialResult:
     interventions: Interventions
     engine: str
     """What trained it; how a rung was measured, the rung says."""
+    circumstances: Circumstances
+    """What else decides its figures: device, storage, images to adapt on, versions, and where evidence was short."""
 
     @property
     def accuracy(self) -> float:
@@ -70,104 +63,6 @@ class TrialResult:
 
 Choice = Callable[[Rung], Collection[str]]
 """Tasks, chosen by what was measured."""
-
-
-class Bench:
-    """A merged base ready for trials: what all of them share is computed when first needed, once.
-
-    Args:
-        base: the merged base.
-        device: `auto` is CUDA where there is one; or a Machine, which has limits too.
-        caches: where caches live; in this process by default.
-        plan: what they keep; by default what fits the machine.
-        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
-    """
-
-    def __init__(
-        self,
-        base: MergedBase,
-        device: str | Machine = "auto",
-        *,
-        caches: Store | None = None,
-        plan: CachePlan | None = None,
-        alive: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.base = base
-        self.machine = device if isinstance(device, Machine) else Machine(device=device)
-        self.device = find_device(self.machine.device)
-        self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
-        self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
-
-    def teachers(self, split: str) -> dict[str, Tensor]:
-        """Features of the fine-tuned models by task, [images, features]."""
-        return teacher_features(self.base.suite, split, self.base.store, self.device)
-
-    @cached_property
-    def caches(self) -> Caches:
-        """What the engines keep of this base; filled when first read."""
-        plan = self._plan or plan_caches(self.base.suite, self.machine.cache_bytes, half=self.machine.half)
-        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
-
-    @cached_property
-    def lesson(self) -> Lesson:
-        """What distillation reads."""
-        suite = self.base.suite
-        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
-        targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
-        return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
-
-    @cached_property
-    def exact(self) -> ExactEngine:
-        """The engine without approximation, for any tokens."""
-        return ExactEngine(self.base.suite, self.encoder, self.caches)
-
-    @cached_property
-    def stream(self) -> StreamEngine:
-        """The engine for the class token."""
-        return StreamEngine(self.encoder, self.caches)
-
-    def engine(self, training: TrainingConfig, placement: Placement) -> Engine:
-        """The engine that trains a placement.
-
-        Raises:
-            ConfigError: the class stream is asked for, and cannot be had.
-        """
-        streams = placement.token == "class" and self.caches.plan.storage is not None
-        if training.engine == "stream" and not streams:
-            rule = "the class stream needs its caches, and token class"
-            got = f"stream for token {placement.token}, with {self.caches.plan.words(self.base.suite)}"
-            raise ConfigError("training.engine", got, rule, "auto or exact")
-        return self.stream if streams and training.engine != "exact" else self.exact
-
-    def measure(
-        self,
-        interventions: Interventions | None,
-        split: str = "validation",
-        engine: Engine | None = None,
-        tasks: Collection[str] | None = None,
-    ) -> dict[str, Score]:
-        """Scores by task, these or all, of the base with interventions, or of the bare base; by the exact engine unless
-        told."""
-        suite = self.base.suite
-        teachers = self.teachers(split)
-        return measure_student(engine or self.exact, interventions, suite, split, teachers, tasks, self.alive)
-
-    def place(self, config: TrialConfig) -> Placement:
-        """The canonical placement of a trial in this base's encoder."""
-        shape = self.base.suite.architecture
-        return place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
-
-    def start(self, placement: Placement, seed: int, engine: Engine | None = None) -> Interventions:
-        """Untrained interventions, one row a task."""
-        found: Moments = {}
-
-        def statistics(task: str, block: int) -> tuple[Tensor, Tensor]:
-            if not found:
-                found.update(moments(engine or self.exact, self.lesson, placement))
-            return found[task, block]
-
-        rows = [(name, placement) for name in self.base.suite.task_names]
-        return Interventions.start(rows, seed=seed, statistics=statistics).to(self.device)
 
 
 def rungs(
@@ -271,17 +166,24 @@ def run_trial(
 ) -> TrialResult:
     """Train interventions on a merged base without labels, and measure them on `validation`, at the end exactly.
 
-    The same configuration, seed, base, device and number of threads give the same result, bit for bit.
+    The same configuration, seed, base, device, number of threads, plan of caches and versions of libraries give the
+    same result, bit for bit. Another number of threads gives other last digits, no more: a trial starts in the same
+    subspaces to 1e-5 and sees the same batches. Another plan trains on other images or stored numbers; the result's
+    circumstances say which.
 
     Args:
         config: what to train and how.
         base: the merged base; a `Bench` of it, where several trials share what they can.
-        folder: where `interventions.safetensors` is written at every rung; None writes nothing.
+        folder: where `interventions.safetensors` is written at every rung, made if there is none; None writes nothing.
         on_rung: told of every rung.
 
     Raises:
-        ConfigError: the configuration does not fit the encoder, or a batch the images.
+        ConfigError: the configuration does not fit the encoder, a batch the images, or the folder cannot be written
+            to; nothing has been trained then.
+        NotFiniteError: a task's weights, features or losses are infinite or NaN: the trial has failed.
     """
+    if folder is not None:
+        check_folder(folder)
     bench = base if isinstance(base, Bench) else Bench(base)
     placement = bench.place(config)
     engine = bench.engine(config.training, placement)
@@ -293,4 +195,28 @@ def run_trial(
     if folder is not None:
         unfinished.finish(folder)
     extra = len(interventions.rows) * extra_params(placement)
-    return TrialResult(config, placement, bench.base.fingerprint, tuple(measured), extra, interventions, engine.name)
+    return TrialResult(
+        config=config,
+        placement=placement,
+        base_fingerprint=bench.base.fingerprint,
+        rungs=tuple(measured),
+        extra_params=extra,
+        interventions=interventions,
+        engine=engine.name,
+        circumstances=bench.circumstances(placement),
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder if there is none, and try to write to it.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        rule = "a trial writes its interventions there at every rung"
+        raise ConfigError("folder", f"{folder} ({error})", rule, "a folder that can be written to") from error

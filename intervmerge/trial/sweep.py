@@ -12,7 +12,7 @@ from intervmerge.merging import resolve_settings
 from intervmerge.records.scores import OBJECTIVES, Scores, accuracy
 from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite
-from intervmerge.trial.run import Bench
+from intervmerge.trial.bench import Bench
 
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("weight_average", {}),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from intervmerge.engines.caches import Part
 from intervmerge.errors import IntervMergeError
-from intervmerge.trial.run import Bench
+from intervmerge.trial.bench import Bench
 from intervmerge.workers.faults import SPOILT, fault_of, own
 from intervmerge.workers.object_store import put, taken
 from intervmerge.workers.seat import Seat, sit_down

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -13,10 +12,9 @@ from torch import Tensor
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import CachePlan
 from intervmerge.machine import Machine, cache_folder
-from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore
-from intervmerge.trial.run import Bench
+from intervmerge.trial.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -58,25 +56,3 @@ def sit_down(
     caches = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
     own = replace(base, store=InProcessStore(tensors))
     return Bench(own, seat.machine, caches=caches, plan=seat.plan, alive=alive)
-
-
-def circumstances_of(bench: Bench) -> Circumstances:
-    """What figures of this bench depend on."""
-    plan = bench.caches.plan
-    cuda = bench.device.type == "cuda"
-    return Circumstances(
-        device=bench.device.type,
-        device_name=torch.cuda.get_device_name(bench.device) if cuda else "",
-        storage=plan.storage or NOTHING_KEPT,
-        adapt=plan.adapt or ALL,
-        torch=torch.__version__,
-        package=own_version(),
-    )
-
-
-def own_version() -> str:
-    """Version of this package; empty where it runs from a checkout that is not installed."""
-    try:
-        return version("intervmerge")
-    except PackageNotFoundError:
-        return ""

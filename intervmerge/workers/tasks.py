@@ -23,12 +23,13 @@ from intervmerge.records.scores import Scores
 from intervmerge.settings import read_settings
 from intervmerge.stores.store import InProcessStore
 from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.references import references
-from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.trial.run import FILE, rungs
 from intervmerge.workers.faults import is_out_of_memory
-from intervmerge.workers.seat import LESS, Seat, circumstances_of
+from intervmerge.workers.seat import LESS, Seat
 
 
 def features(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Tensor]:
@@ -117,5 +118,5 @@ def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int)
         sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
         seconds=last.seconds,
         threads=torch.get_num_threads(),
-        circumstances=circumstances_of(bench),
+        circumstances=bench.circumstances(placement),
     )

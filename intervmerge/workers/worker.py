@@ -15,6 +15,7 @@ from ray import tune
 
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
 from intervmerge.errors import ConfigError, DiskError
+from intervmerge.interventions import Placement
 from intervmerge.records.record import Record, Rung, State
 from intervmerge.records.scores import OBJECTIVES, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
@@ -26,7 +27,7 @@ from intervmerge.trial.run import FILE, rungs
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
 from intervmerge.workers.faults import SPOILT, fault_of
 from intervmerge.workers.pulse import Beating
-from intervmerge.workers.seat import LESS, Seat, circumstances_of, sit_down
+from intervmerge.workers.seat import LESS, Seat, sit_down
 
 REST_SECONDS = 1.0
 """A worker on a node that rests waits so long at a time, and says that it lives."""
@@ -140,16 +141,16 @@ class Worker(tune.Trainable):
         for rung in training:
             done.append(rung)
             yield replace(
-                self._said(record),
+                self._said(record, placement),
                 engine=engine.name,
                 state=state_of(rung, config.training.steps),
                 rungs=tuple(done),
                 sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
             )
 
-    def _said(self, record: Record) -> Record:
+    def _said(self, record: Record, placement: Placement | None = None) -> Record:
         """The same record, that says what it was computed with."""
-        return replace(record, threads=torch.get_num_threads(), circumstances=circumstances_of(self._bench))
+        return replace(record, threads=torch.get_num_threads(), circumstances=self._bench.circumstances(placement))
 
     def _goes_on(self, rung: Rung) -> set[str]:
         """The tasks that are trained further, by the bars of when the trial began: these only rise."""

@@ -20,9 +20,9 @@ from intervmerge.engines.batches import BLOCK
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import GIB, Machine
 from intervmerge.suites.suite import load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
-from intervmerge.trial.run import Bench
 
 SHAPE = load_suite("mini8").architecture
 USUAL = {"tasks": 8, "blocks": "all", "rank": 1, "adapt": 4 * BLOCK}

@@ -36,9 +36,10 @@ from intervmerge.space.space import Space, read_space
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.references import references
-from intervmerge.trial.run import Bench, rungs
+from intervmerge.trial.run import rungs
 
 Job = dict[str, Any]
 """A configuration, its training, and a seed, as plain values."""

@@ -24,8 +24,9 @@ from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.suite import load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.run import Bench, rungs
+from intervmerge.trial.run import rungs
 
 
 def drawn(count: int) -> list[TrialConfig]:

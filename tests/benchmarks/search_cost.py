@@ -26,8 +26,8 @@ from intervmerge.interventions import InterventionConfig
 from intervmerge.space.space import shipped
 from intervmerge.study.study import load_study
 from intervmerge.suites.suite import load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.run import Bench
 
 MIB = 2**20
 

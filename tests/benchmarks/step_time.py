@@ -38,9 +38,9 @@ from intervmerge.engines.storages import STORAGES
 from intervmerge.interventions import InterventionConfig
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import Lesson, adam, distill
-from intervmerge.trial.run import Bench
 
 SHAPES = {"vit_b32": open_clip_architecture("ViT-B-32-quickgelu"), "mini8": load_suite("mini8").architecture}
 CONFIG = TrialConfig(intervention=InterventionConfig(rank=1))

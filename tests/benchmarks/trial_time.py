@@ -19,8 +19,9 @@ from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine
 from intervmerge.suites.suite import CHUNK, Suite, load_suite
+from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.run import Bench, run_trial
+from intervmerge.trial.run import run_trial
 
 
 def plain(suite: Suite, steps: int) -> float:

@@ -1,0 +1,170 @@
+"""A merged base ready for trials: engines, caches, what the teachers say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import Tensor
+
+from intervmerge.bases.merged import MergedBase
+from intervmerge.engines.batches import check_batch, sizes
+from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, Caches, images_of, plan_caches
+from intervmerge.engines.exact import Engine, ExactEngine
+from intervmerge.engines.stream import StreamEngine
+from intervmerge.errors import ConfigError
+from intervmerge.interventions import Interventions, Placement, place
+from intervmerge.machine import Machine, find_device
+from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
+from intervmerge.records.scores import Score
+from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.store import InProcessStore, Store
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.distill import Lesson
+from intervmerge.trial.evaluate import measure_student, teacher_features
+from intervmerge.trial.moments import Moments, moments, unseen
+
+logger = logging.getLogger(__name__)
+
+
+class Bench:
+    """A merged base ready for trials: what all of them share is computed when first needed, once.
+
+    Args:
+        base: the merged base.
+        device: `auto` is CUDA where there is one; or a Machine, which has limits too.
+        caches: where caches live; in this process by default.
+        plan: what they keep; by default what fits the machine.
+        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
+    """
+
+    def __init__(
+        self,
+        base: MergedBase,
+        device: str | Machine = "auto",
+        *,
+        caches: Store | None = None,
+        plan: CachePlan | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.base = base
+        self.machine = device if isinstance(device, Machine) else Machine(device=device)
+        self.device = find_device(self.machine.device)
+        self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
+        self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
+
+    def teachers(self, split: str) -> dict[str, Tensor]:
+        """Features of the fine-tuned models by task, [images, features]."""
+        return teacher_features(self.base.suite, split, self.base.store, self.device)
+
+    @cached_property
+    def plan(self) -> CachePlan:
+        """What is to be kept of this base."""
+        return self._plan or plan_caches(self.base.suite, self.machine.cache_bytes, half=self.machine.half)
+
+    @cached_property
+    def caches(self) -> Caches:
+        """What the engines keep of this base; filled when first read.
+
+        Where the disk refuses a plan that this bench chose for itself, nothing is kept, which is logged. A plan that
+        was given decides what many processes compute, and is no single one's to change.
+        """
+        kept = self._keeping(self.plan)
+        if self._plan is None and isinstance(self._store, MappedStore):
+            try:
+                for split in STREAMED:
+                    kept.split(split)
+            except OSError as error:
+                logger.warning("%s, as they could not be written (%s)", NO_CACHES.words(self.base.suite), error)
+                return self._keeping(NO_CACHES)
+        return kept
+
+    def _keeping(self, plan: CachePlan) -> Caches:
+        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
+
+    @cached_property
+    def lesson(self) -> Lesson:
+        """What distillation reads."""
+        suite = self.base.suite
+        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
+        targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
+        return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
+
+    @cached_property
+    def exact(self) -> ExactEngine:
+        """The engine without approximation, for any tokens."""
+        return ExactEngine(self.base.suite, self.encoder, self.caches)
+
+    @cached_property
+    def stream(self) -> StreamEngine:
+        """The engine for the class token."""
+        return StreamEngine(self.encoder, self.caches)
+
+    def engine(self, training: TrainingConfig, placement: Placement) -> Engine:
+        """The engine that trains a placement.
+
+        Raises:
+            ConfigError: the class stream is asked for, and cannot be had; or a batch of more images than memory left
+                to adapt on.
+        """
+        check_batch(sizes(self.base.suite, "adapt"), training.batch, self.plan.adapt)
+        streams = placement.token == "class" and self.caches.plan.storage is not None
+        if training.engine == "stream" and not streams:
+            rule = "the class stream needs its caches, and token class"
+            got = f"stream for token {placement.token}, with {self.caches.plan.words(self.base.suite)}"
+            raise ConfigError("training.engine", got, rule, "auto or exact")
+        return self.stream if streams and training.engine != "exact" else self.exact
+
+    def measure(
+        self,
+        interventions: Interventions | None,
+        split: str = "validation",
+        engine: Engine | None = None,
+        tasks: Collection[str] | None = None,
+    ) -> dict[str, Score]:
+        """Scores by task, these or all, of the base with interventions, or of the bare base; by the exact engine unless
+        told."""
+        suite = self.base.suite
+        teachers = self.teachers(split)
+        return measure_student(engine or self.exact, interventions, suite, split, teachers, tasks, self.alive)
+
+    def place(self, config: TrialConfig) -> Placement:
+        """The canonical placement of a trial in this base's encoder."""
+        shape = self.base.suite.architecture
+        return place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+
+    def circumstances(self, placement: Placement | None = None) -> Circumstances:
+        """What the figures of a trial depend on, besides its configuration and this base."""
+        plan, cuda = self.caches.plan, self.device.type == "cuda"
+        return Circumstances(
+            device=self.device.type,
+            device_name=torch.cuda.get_device_name(self.device) if cuda else "",
+            storage=plan.storage or NOTHING_KEPT,
+            adapt=plan.adapt or ALL,
+            torch=torch.__version__,
+            package=own_version(),
+            unseen=unseen(placement, sizes(self.base.suite, "adapt"), plan.adapt) if placement else 0,
+        )
+
+    def start(self, placement: Placement, seed: int, engine: Engine | None = None) -> Interventions:
+        """Untrained interventions, one row a task."""
+        found: Moments = {}
+
+        def statistics(task: str, block: int) -> tuple[Tensor, Tensor]:
+            if not found:
+                found.update(moments(engine or self.exact, self.lesson, placement))
+            return found[task, block]
+
+        rows = [(name, placement) for name in self.base.suite.task_names]
+        return Interventions.start(rows, seed=seed, statistics=statistics).to(self.device)
+
+
+def own_version() -> str:
+    """Version of this package; empty where it runs from a checkout that is not installed."""
+    try:
+        return version("intervmerge")
+    except PackageNotFoundError:
+        return ""
