@@ -83,9 +83,6 @@ def export(
         raise ConfigError(target, "a folder with files, or a file", "nothing is overwritten", "a new or empty folder")
     interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
     base = study.base()
-    if base.fingerprint != record.base_fingerprint:
-        rule = "the base must be the one that the study measured; its suite has changed since"
-        raise CheckpointError(f"study {record.name}, base", base.fingerprint, rule, record.base_fingerprint)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         temporary.mkdir(parents=True)

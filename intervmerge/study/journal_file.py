@@ -43,13 +43,10 @@ def mend(path: Path) -> None:
     if not path.is_file():
         return
     content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    while lines and not _is_whole(lines[-1]):
-        lines.pop()
-    whole = sum(map(len, lines))
-    if whole < len(content):
+    last = content.rfind(b"\n", 0, len(content) - 1) + 1
+    if content and not _is_whole(content[last:]):  # not those before it: nobody leaves two
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(last)
 
 
 def _is_whole(line: bytes) -> bool:
