@@ -220,7 +220,7 @@ def studied(
     **plan: Any,
 ) -> tuple[Study, Prepared]:
     """A study without Ray: real journal, settings and files; its figures are made up."""
-    prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
+    prepared = prepare(SearchPlan.of(space=space, suite=suite, out=folder, **plan))
     base, sampling, plan = choose_base(prepared, Silence()), prepared.sampling, prepared.plan
     folder.mkdir()
     journal = Journal(holding(folder), SAMPLERS["random"](0))

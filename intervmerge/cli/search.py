@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-extra-params", type=int, metavar="N", help="configurations with more are never trained")
     parser.add_argument("--time-budget", type=float, metavar="MINUTES", help="of training; trials that run then stop")
     parser.add_argument("--stopping", help="at a rung: none, trial, task (records/stopping.py)")
+    parser.add_argument("--hung-after", type=float, metavar="SECONDS",
+                        help="a trial without a step for so long is ended (default 1800)")  # fmt: skip
     parser.add_argument("--patience", type=int, metavar="N", help="end when the front has not grown in so many trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the search; 0 is success, 1 a failure, 2 input that was refused, 130 Ctrl-C."""
+    """Run the search; 0 is success, 1 a failure, 2 input that was refused, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
     parser = argparse.ArgumentParser(
         prog="intervmerge-search", description=HELP + ", on this machine or a Ray cluster."
     )
@@ -64,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except IntervMergeError as error:
         print(f"intervmerge-search: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as pressed:
+        return int(getattr(pressed, "exit_code", 130))
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -105,7 +107,7 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
     given = {name: value for name, value in vars(chosen).items() if name not in ("dry_run", "quiet", "base")}
     if given["time_budget"] is not None:
         given["time_budget"] *= 60
-    plan = SearchPlan(**given, base=None if chosen.base is None else read_base(chosen.base))
+    plan = SearchPlan.of(**given, base=None if chosen.base is None else read_base(chosen.base))
     bases = read_space(plan.space).bases if plan.base is None else [plan.base]
     if len(bases) == 1:
         return [plan]

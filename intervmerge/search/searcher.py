@@ -6,10 +6,9 @@ repeats; so this speaks to the study itself.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,14 +16,15 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from intervmerge.errors import ConfigError, DiskError
+from intervmerge.errors import ConfigError
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars, Known
 from intervmerge.space.samplers import GRID, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
-from intervmerge.study.disk import REFUSED
 from intervmerge.study.journal import Journal
+from intervmerge.workers.assignment import REPORT, Assignment, Report
+from intervmerge.workers.watchdog import DIED
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
@@ -32,7 +32,6 @@ GIVE_UP = 400
 """After so many in a row in a space too large to list, the space counts as exhausted."""
 LISTED = "every different configuration of this space is in the study: it ends here"
 DRAWN = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
-DIED = "the worker's process could not start, or died"
 
 Tell = Callable[[str, Record], None]
 """(event, record): "started", "measured" or "ended"."""
@@ -50,6 +49,8 @@ class OptunaSearcher(Searcher):
         tell: is told of every trial.
         say: is told in words why the search ends early, and what holds it up.
         enough: why no further trial is to be begun, if there is a reason.
+        why: of a trial's id, why it ended, if it leaves no record.
+        rests: nodes that rest, and for how many seconds.
     """
 
     def __init__(
@@ -63,13 +64,15 @@ class OptunaSearcher(Searcher):
         *,
         say: Callable[[str], None] = lambda text: None,
         enough: Callable[[], str | None] = lambda: None,
+        why: Callable[[str], str] = lambda trial_id: DIED,
+        rests: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
         self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
+        self._why, self._rests = why, rests
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
-        self._causes: dict[str, str] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
         self._known = {_key(record): record for record in known}
@@ -101,9 +104,7 @@ class OptunaSearcher(Searcher):
         trial, record = self._open[trial_id] = asked
         self._journal.keep(trial, record)
         self._tell("started", record)
-        # as text: Tune flattens what is nested
-        reach = json.dumps(asdict(self._bars(record)))
-        return {"record": json.dumps(record.to_json()), "bars": reach}
+        return Assignment(record, self._bars(record), self._rests()).config
 
     def _bars(self, record: Record) -> Bars:
         """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
@@ -148,11 +149,11 @@ class OptunaSearcher(Searcher):
         Raises:
             DiskError: the trial cannot be written.
         """
-        if REFUSED in result:
-            raise DiskError(*json.loads(result[REFUSED]))
+        report: Report = result[REPORT]
+        if report.refused is not None:
+            raise report.refused
         if trial_id in self._open:
-            trial, _ = self._open[trial_id]
-            record = Record.from_json(json.loads(result["record"]))
+            trial, record = self._open[trial_id][0], report.record
             self._open[trial_id] = (trial, record)
             self._hear(record)
             self._journal.keep(trial, record)
@@ -163,16 +164,11 @@ class OptunaSearcher(Searcher):
         if trial_id not in self._open:
             return
         trial, record = self._open.pop(trial_id)
-        cause = self._causes.pop(trial_id, DIED)
-        if result is not None and "record" in result:
-            record = Record.from_json(json.loads(result["record"]))
+        if result is not None and REPORT in result:
+            record = result[REPORT].record
         if record.state == "running":  # its process ended before it did
-            record = replace(record, state="failed", error=cause)
+            record = replace(record, state="failed", error=self._why(trial_id))
         self._end(trial, record)
-
-    def condemn(self, trial_id: str, cause: str) -> None:
-        """Say why a trial ends, if it ends without a record."""
-        self._causes[trial_id] = cause
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:
         self._hear(record)

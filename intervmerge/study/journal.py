@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import log10
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -28,7 +28,7 @@ NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra
 REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
 LOOKS = "looks"
-DIRECTIONS = ("maximize", "minimize")
+DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 """Of accuracy, and of log10 of extra parameters."""
 STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
@@ -66,7 +66,9 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # whatever a library finds in it
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         rule = "it is what searches wrote there, and nothing else"
-        raise ConfigError(path, f"a journal that cannot be read ({words})", rule, "a copy of it, or another folder") from error
+        raise ConfigError(
+            path, f"a journal that cannot be read ({words})", rule, "a copy of it, or another folder"
+        ) from error
 
 
 def check_own(path: Path, storage: JournalStorage) -> None:

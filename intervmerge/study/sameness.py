@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from intervmerge.engines.caches import CachePlan
 from intervmerge.errors import ConfigError
@@ -12,7 +12,10 @@ from intervmerge.records.circumstances import ALL, DECISIVE, NOTHING_KEPT, SAID,
 from intervmerge.records.record import Record
 from intervmerge.suites.suite import Suite
 
-WORDS = {"adapt": {ALL: "all images to adapt on"}, "storage": {NOTHING_KEPT: "no class stream"}}
+WORDS: Mapping[str, Mapping[object, str]] = {
+    "adapt": {ALL: "all images to adapt on"},
+    "storage": {NOTHING_KEPT: "no class stream"},
+}
 """Values of fields in words."""
 
 
@@ -38,7 +41,7 @@ def check_circumstances(where: str, records: Iterable[Record], ours: Circumstanc
     Raises:
         ConfigError: they differ in what is decisive, and how they would not.
     """
-    kept = {run.circumstances for record in records if record.rungs for run in (record, *record.repeats)}
+    kept = {run.circumstances for record in records if record.rungs for run in record.by_seed}
     for theirs in sorted(kept, key=str):
         for name in ours.unlike(theirs, DECISIVE):
             got = f"{name} {_word(name, ours)}, but the trials there had {_word(name, theirs)}"

@@ -20,13 +20,11 @@ from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling
+from intervmerge.space.search import PASSING
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal
 from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite, packaged
-
-EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
-"""Settings of `search` that may change when a study is taken up again."""
 
 _SCORES = TypeAdapter(dict[str, Scores])
 
@@ -235,5 +233,5 @@ def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a study keeps for ever."""
     passing = ("identity", "suite_path", "note", "selection", "format")
     kept = {name: value for name, value in settings.items() if name not in passing}
-    kept["search"] = {name: value for name, value in settings["search"].items() if name not in EXTENDS}
+    kept["search"] = {name: value for name, value in settings["search"].items() if name not in PASSING}
     return kept

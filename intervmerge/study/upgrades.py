@@ -15,7 +15,8 @@ from typing import Any
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig
 from intervmerge.records.study import StudyRecord
-from intervmerge.space.space import InterventionSpace, SearchSettings, TrainingSpace
+from intervmerge.space.search import SearchSettings
+from intervmerge.space.space import InterventionSpace, TrainingSpace
 from intervmerge.trial.config import TrainingConfig
 
 FORMAT = 2

@@ -20,7 +20,6 @@ from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.trial.config import TrainingConfig
 
-
 CHECKED = 25
 """Every so many steps, and at rungs, losses and weights are looked at: on CUDA each look waits for the device."""
 

@@ -20,8 +20,12 @@ from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
 
-def teacher_features(suite: Suite, split: str, store: Store, device: torch.device) -> dict[str, Tensor]:
+def teacher_features(
+    suite: Suite, split: str, store: Store, device: torch.device, tasks: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Features of each task's fine-tuned model on its own images: task to [images, features], fp32, on `device`.
+
+    `tasks` are those that are asked for; None is all.
 
     Raises:
         NotFiniteError: a feature is infinite or NaN; it is not kept.
@@ -34,7 +38,7 @@ def teacher_features(suite: Suite, split: str, store: Store, device: torch.devic
         return found
 
     found = {}
-    for task in suite.tasks:
+    for task in (task for task in suite.tasks if tasks is None or task.name in tasks):
         key = f"{suite.fingerprint}/teacher/{task.name}/{split}"
         found[task.name] = store.get(key, partial(compute, task)).to(device)
     return found
@@ -85,24 +89,34 @@ def measure_student(
     split: str,
     teachers: Mapping[str, Tensor],
     tasks: Collection[str] | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Score]:
     """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself.
 
-    `tasks` are those that are scored; None is all.
+    `tasks` are those that are scored, None is all; `alive` is called after every part of their images.
     """
 
     starts = list(accumulate(sizes(suite, split).values(), initial=0))
 
     def found(row: int, task: Task) -> Tensor:
+        parts = []
         with torch.no_grad():
-            parts = torch.arange(starts[row], starts[row + 1]).split(CHUNK)
-            return torch.cat([features(engine, interventions, Batch(split, part[None]), [row])[0] for part in parts])
+            for part in torch.arange(starts[row], starts[row + 1]).split(CHUNK):
+                parts.append(features(engine, interventions, Batch(split, part[None]), [row])[0])
+                alive()
+        return torch.cat(parts)
 
     return measure(suite, split, teachers, found, tasks)
 
 
 def measure_encoders(
-    suite: Suite, split: str, teachers: Mapping[str, Tensor], encoder: Callable[[Task], Encoder]
+    suite: Suite,
+    split: str,
+    teachers: Mapping[str, Tensor],
+    encoder: Callable[[Task], Encoder],
+    tasks: Collection[str] | None = None,
 ) -> dict[str, Score]:
-    """Score a whole model for each task: the pre-trained or multi-task one for all, or each its own."""
-    return measure(suite, split, teachers, lambda _, task: suite.features(encoder(task), task.splits[split].pixels))
+    """Score a whole model for these tasks, or all: the pre-trained or multi-task one for all, or each its own."""
+    return measure(
+        suite, split, teachers, lambda _, task: suite.features(encoder(task), task.splits[split].pixels), tasks
+    )

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from intervmerge.records.composed import BUDGETS, budget_of
@@ -25,6 +32,10 @@ if TYPE_CHECKING:
 
 OVER_SEEDS = ("seeds", "validation, mean ± sd", "test, mean ± sd", "not distinguishable from")
 """Columns where the front's trials were trained with several seeds; the last is by the images of `test`, 95 %."""
+
+
+LINE_SECONDS = 10.0
+"""Where there is no terminal, a line of progress is printed at most so often."""
 
 
 class Screen:
@@ -45,10 +56,42 @@ class Screen:
         self._trials = 0
         self._began = time.monotonic()
         self._done_before = 0
+        self._phase: Progress | None = None
+        self._phase_began = self._last_line = 0.0
 
     def phase(self, text: str) -> None:
         """See Watcher."""
         self._print(text)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """See Watcher."""
+        now = time.monotonic()
+        if done == 0:
+            self._phase_began = self._last_line = now
+            if self._console.is_terminal:
+                self._show(phase, total)
+        if self._phase is not None:
+            self._phase.update(self._phase.task_ids[0], completed=done)
+            if done == total:
+                self._hide()
+        elif done == total or now - self._last_line > LINE_SECONDS:
+            self._last_line = now
+            left = (now - self._phase_began) / done * (total - done) if done else 0.0
+            self._print(f"{phase}: {done} of {total}" + (f", about {left:.0f} s left" if 0 < done < total else ""))
+
+    def _show(self, phase: str, total: int) -> None:
+        """A bar with the time that is left, until `_hide`."""
+        self._hide()
+        words = TextColumn("{task.description}", markup=False)
+        columns = (words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self._phase = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._phase.add_task(phase, total=total)
+        self._phase.start()
+
+    def _hide(self) -> None:
+        if self._phase is not None:
+            self._phase.stop()
+            self._phase = None
 
     def began(self, study: StudyRecord, trials: int) -> None:
         """See Watcher."""
@@ -93,6 +136,7 @@ class Screen:
 
     def close(self) -> None:
         """Give the terminal back."""
+        self._hide()
         if self._live is not None:
             self._live.stop()
             self._live = None
