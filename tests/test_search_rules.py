@@ -49,6 +49,7 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, Bench
 from intervmerge.trial.unfinished import write_whole
+from intervmerge.workers.assignment import ASSIGNMENT, REPORT, Assignment, Report
 from intervmerge.workers.seat import Seat, is_out_of_memory
 from intervmerge.workers.session import ray_session
 from intervmerge.workers.worker import Worker
@@ -90,9 +91,9 @@ def drive(searcher: OptunaSearcher, count: int, finish: Callable[[Record], Recor
         asked = searcher.suggest(str(number))
         if asked == "FINISHED":
             break
-        record = Record.from_json(json.loads(asked["record"]))
+        record = asked[ASSIGNMENT].record
         record = (finish or (lambda r: replace(r, state="complete", rungs=(score(r),))))(record)
-        searcher.on_trial_complete(str(number), {"record": json.dumps(record.to_json())})
+        searcher.on_trial_complete(str(number), Report(record).result)
         trained.append(record)
     return trained
 
@@ -513,14 +514,14 @@ def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker
     training = asdict(TrainingConfig(steps=4, batch=8, rungs=(2,)))
     intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
     record = Record(number, "running", 0, intervention, training, 5)
-    return Here({"record": json.dumps(record.to_json()), "bars": "{}"})
+    return Here(Assignment(record).config)
 
 
 def steps(worker: Worker) -> list[Record]:
     """What the worker reports, to the end of its trial."""
     found = []
     while not found or found[-1].state == "running":
-        found.append(Record.from_json(json.loads(worker.step()["record"])))
+        found.append(worker.step()[REPORT].record)
     return found
 
 
@@ -544,7 +545,7 @@ def test_a_trial_that_memory_is_too_short_for_twice_fails_with_its_error_and_the
     assert [record.state for record in found] == ["failed"]
     assert "OutOfMemoryError: CUDA out of memory: 1 tasks" in found[0].error  # the second try had one task at a time
     short._bench.exact.most = 3
-    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bars": "{}"})
+    short.reset_config(Assignment(replace(found[0], state="running", number=2)).config)
     assert steps(short)[-1].state == "complete"
 
 

@@ -43,7 +43,7 @@ def test_of_two_processes_that_append_to_a_journal_no_line_is_lost(tmp_path: Pat
 
 def test_nobody_writes_to_a_study_without_holding_its_folder(tmp_path: Path) -> None:
     sampler = SAMPLERS["random"](0)
-    with pytest.raises(AssertionError, match="does not hold its folder"):
+    with pytest.raises(AssertionError, match="does not hold it"):
         Journal(tmp_path, sampler)
     with held(tmp_path):
         journal = Journal(tmp_path, sampler)

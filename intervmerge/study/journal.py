@@ -20,7 +20,7 @@ from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
-from intervmerge.study.journal_file import HELD, JournalFile, mend
+from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
 from intervmerge.study.upgrades import upgraded, upgraded_settings
 
 JOURNAL, LOCK = "study.journal", "study.lock"
@@ -100,6 +100,7 @@ class Journal:
         self.changes = 0
         """How often something was written here."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        assert not self.writes or is_held(self._path), f"{folder} is opened to write by who does not hold it"
         with reading(self._path):
             if self.writes:
                 mend(self._path)

@@ -12,7 +12,6 @@ the end of each size, on the same study.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -36,6 +35,7 @@ from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.study import Study
 from intervmerge.suites.suite import load_suite
+from intervmerge.workers.assignment import ASSIGNMENT, Report
 
 LAST = 40
 """Trials whose median is taken."""
@@ -49,7 +49,7 @@ def begun(folder: Path, sampling: Sampling, tasks: list[str]) -> Study:
     journal = Journal(folder, SAMPLERS["random"](0))
     space = sampling.space
     journal.note("settings", {
-        "format": 1, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up",
+        "format": 2, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up",
         "base": "none", "rule": "task_arithmetic", "rule_settings": {}, "base_fingerprint": "", "protocol": "fair",
         "select": "accuracy", "selection": "shrunk", "tasks": tasks, "width": 96, "num_blocks": 12,
         "dearest": sampling.cost_range()[1], "individual_params": 1, "identity": "made-up",
@@ -139,12 +139,12 @@ def measure(folder: Path, sampling: Sampling, tasks: list[str], chosen: argparse
     for number in range(max(chosen.trials) + 1):
         began = time.perf_counter()
         asked = searcher.suggest(str(number))
-        record = Record.from_json(json.loads(asked["record"]))
+        record = asked[ASSIGNMENT].record
         ended = trained(record, tasks, chance)
         for count in (1, 2):
             part = replace(ended, state="running", rungs=ended.rungs[:count])
-            searcher.on_trial_result(str(number), {"record": json.dumps(part.to_json())})
-        searcher.on_trial_complete(str(number), {"record": json.dumps(ended.to_json())})
+            searcher.on_trial_result(str(number), Report(part).result)
+        searcher.on_trial_complete(str(number), Report(ended).result)
         ask, seen = asks.taken(), watch.taken()
         whole.append((ask, time.perf_counter() - began - ask - seen, seen))
         if number in chosen.trials:

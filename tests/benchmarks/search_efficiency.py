@@ -38,6 +38,7 @@ from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal, held
 from intervmerge.suites.suite import load_suite
+from intervmerge.workers.assignment import ASSIGNMENT, Report
 from intervmerge.workers.worker import state_of
 
 
@@ -208,11 +209,9 @@ def ours(recorded: Recorded, sampling: Sampling, seed: int, variant: Variant) ->
         merged = recorded.references["validation"]["merged"]
         searcher = OptunaSearcher(journal, sampling, "accuracy", None, merged, lambda event, record: None)
         while (asked := searcher.suggest(str(len(trials)))) != "FINISHED":
-            record = Record.from_json(json.loads(asked["record"]))
-            found = json.loads(asked["bars"])
-            bars = Bars({int(k): v for k, v in found["whole"].items()}, {int(k): v for k, v in found["tasks"].items()})
+            record, bars = asked[ASSIGNMENT].record, asked[ASSIGNMENT].bars
             record, taken = trained(recorded, record, bars, variant)
-            searcher.on_trial_complete(str(len(trials)), {"record": json.dumps(record.to_json())})
+            searcher.on_trial_complete(str(len(trials)), Report(record).result)
             trials, images = [*trials, record], images + taken
             yield trials, images
 
