@@ -1,7 +1,4 @@
-"""How a study grows: what it has after one more ended trial, from what it had before.
-
-A search that has thousands of trials so never looks at them all anew; a study that is opened again goes the same way.
-"""
+"""How a study grows: what it has after one more trial, from what it had before; so no search looks at all anew."""
 
 from __future__ import annotations
 

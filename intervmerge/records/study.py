@@ -52,7 +52,7 @@ class StudyRecord:
     final_seeds: int = 0
     """Further seeds that the front's trials are to be trained with."""
     looks: int = 0
-    """Sessions that measured on `test`: what is chosen after the first was chosen by one who may have seen its figures."""
+    """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
 
     def with_growth(self, growth: Sequence[Growth]) -> StudyRecord:
         """The same, its growth known already; `replace` forgets it again."""

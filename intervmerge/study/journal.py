@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import log10
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
-from intervmerge.records.record import ENDED, Record
+from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
@@ -30,7 +31,15 @@ REPEATS = "repeats"
 LOOKS = "looks"
 DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 """Of accuracy, and of log10 of extra parameters."""
-STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+TOLD: Mapping[str, TrialState] = MappingProxyType(
+    {
+        "complete": TrialState.COMPLETE,
+        "partial": TrialState.PRUNED,
+        "stopped": TrialState.PRUNED,
+        "pruned": TrialState.PRUNED,
+    }
+)
+"""State of a record to what Optuna hears; of any other there is nothing to learn: FAIL, which samplers leave out."""
 
 
 @contextmanager
@@ -106,11 +115,12 @@ class Journal:
                 mend(self._path)
             storage = JournalStorage(JournalFile(str(self._path)))
             check_own(self._path, storage)
-            if sampler is None:
-                self.study = optuna.load_study(study_name=NAME, storage=storage)
+            begun = bool(storage.get_all_studies())
+            if begun or sampler is None:  # creating one that is there would write, too
+                self.study = optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
             else:
                 self.study = optuna.create_study(
-                    storage=storage, sampler=sampler, study_name=NAME, directions=DIRECTIONS, load_if_exists=True
+                    storage=storage, sampler=sampler, study_name=NAME, directions=DIRECTIONS
                 )
 
     @property
@@ -254,10 +264,22 @@ class Journal:
         return left
 
     def _tell(self, number: int, record: Record, select: str) -> None:
-        if record.state in ENDED or (record.state == "duplicate" and record.rungs):
-            self.study.tell(number, _objectives(record, select))
-        else:
-            self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+        state = told_as(record)
+        values = _objectives(record, select) if state == TrialState.COMPLETE else None
+        self.study.tell(number, values, state=state)
+
+
+def told_as(record: Record) -> TrialState:
+    """What Optuna hears that a trial is.
+
+    Complete is what was measured at its last step in all tasks; the figures of a rung would pass for final ones, and be
+    worse than the configuration is. What was stopped is pruned: worse than others of its cost. A repeat is told as the
+    first one was, once it has ended; before, nothing is known of it.
+    """
+    state = record.state
+    if state == "duplicate" and record.rungs:
+        state = record.rungs[-1].state(record.training["steps"])
+    return TOLD.get(state, TrialState.FAIL)
 
 
 def _objectives(record: Record, select: str) -> list[float]:

@@ -153,8 +153,9 @@ def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
 def is_base_of(base: MergedBase, settings: Mapping[str, Any]) -> bool:
     """Whether a base is that of a study with these settings; format 1 told bases in another way."""
     if settings["format"] == 1:
-        former = former_fingerprint(base.suite, settings["rule"], settings["rule_settings"])
-        return bool(former == settings["base_fingerprint"])
+        rule, own = settings["rule"], settings["rule_settings"]
+        alike = base.rule == rule and {**base.settings, **own} == base.settings
+        return alike and former_fingerprint(base.suite, rule, own) == settings["base_fingerprint"]
     return bool(base.fingerprint == settings["base_fingerprint"])
 
 
