@@ -336,7 +336,7 @@ def test_a_dry_run_counts_the_finalists() -> None:
 )
 def test_wrong_plans_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SearchPlan(space="mini_interventions", **values)
+        SearchPlan.of(space="mini_interventions", **values)
 
 
 def test_a_negative_number_of_seeds_in_a_space_is_refused() -> None:

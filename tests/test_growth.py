@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intervmerge import pareto
+from intervmerge.interventions import InterventionConfig
 from intervmerge.records.composed import BUDGETS
 from intervmerge.records.growth import Following, growth_of
 from intervmerge.records.record import ENDED, Record, Rung
@@ -23,13 +24,17 @@ from intervmerge.records.stopping import Bars, Known
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.study.journal import Journal, held
-from intervmerge.study.study import RECORDED, Study
+from intervmerge.study.study import Study
+from intervmerge.study.upgrades import NEEDED, RECORDED
+from intervmerge.trial.config import TrainingConfig
 from intervmerge.views.runs import DENSE, growth, is_composed_at
 
 pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
 
 TASKS = ("red", "green", "blue")
 STEPS = (2, 4)
+PLACED = asdict(InterventionConfig())
+TRAINED = {**asdict(TrainingConfig(steps=4)), "rungs": [2]}
 
 
 def scores(chance: random.Random) -> Scores:
@@ -49,7 +54,7 @@ def drawn(number: int, chance: random.Random) -> Record:
         )
         for n in range(count)
     )  # fmt: skip
-    return Record(number, state, 0, {"n": number}, {"steps": 4}, 3 * 10 ** chance.randint(1, 4), rungs)  # type: ignore[arg-type]
+    return Record(number, state, 0, {**PLACED, "rank": number}, TRAINED, 3 * 10 ** chance.randint(1, 4), rungs)  # type: ignore[arg-type]
 
 
 def study(trials: list[Record], select: str) -> StudyRecord:
@@ -139,7 +144,13 @@ def begun(folder: Path) -> Study:
     journal = Journal(folder, SAMPLERS["random"](0))
     whole = study([], "accuracy")
     known = {name: getattr(whole, name) for name in RECORDED}
-    journal.note("settings", {**known, "space": {}, "search": {}, "format": 2})
+    other = {
+        **dict.fromkeys(NEEDED, ""),
+        "space": {"intervention": {}, "training": {}},
+        "search": {},
+        "rule_settings": {},
+    }
+    journal.note("settings", {**other, **known, "format": 2})
     plain = {
         name: {task: asdict(score) for task, score in of.items()} for name, of in whole.references["validation"].items()
     }

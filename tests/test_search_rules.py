@@ -221,7 +221,7 @@ def studied(
     **plan: Any,
 ) -> tuple[Study, Prepared]:
     """A study without Ray: real journal, settings and files; its figures are made up."""
-    prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
+    prepared = prepare(SearchPlan.of(space=space, suite=suite, out=folder, **plan))
     base, sampling, plan = named_base(prepared), prepared.sampling, prepared.plan
     assert base is not None
     folder.mkdir()

@@ -101,7 +101,7 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
     given = {name: value for name, value in vars(chosen).items() if name not in ("dry_run", "quiet", "base")}
     if given["time_budget"] is not None:
         given["time_budget"] *= 60
-    plan = SearchPlan(**given, base=None if chosen.base is None else read_base(chosen.base))
+    plan = SearchPlan.of(**given, base=None if chosen.base is None else read_base(chosen.base))
     bases = read_space(plan.space).bases if plan.base is None else [plan.base]
     if len(bases) == 1:
         return [plan]

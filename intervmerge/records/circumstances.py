@@ -1,7 +1,4 @@
-"""What a trial was computed with, as far as its figures depend on it: kept with every record, so that none are mixed.
-
-How many CPU threads there were stands on the record itself.
-"""
+"""What a trial was computed with, as far as its figures depend on it: kept with every record, and never mixed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a study grows: what it has after one more ended trial, from what it had before.
-
-A search that has thousands of trials so never looks at them all anew; a study that is opened again goes the same way.
-"""
+"""How a study grows: what it has after one more trial, from what it had before; so no search looks at all anew."""
 
 from __future__ import annotations
 
@@ -68,11 +65,7 @@ def growth_of(axes: Axes, ended: Iterable[Record]) -> list[Growth]:
 
 
 class Following:
-    """The growth of a study whose trials end one after another, in whatever order.
-
-    Args:
-        axes: of the study.
-    """
+    """The growth of a study whose trials end one after another, in whatever order."""
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
@@ -80,11 +73,7 @@ class Following:
         self._growth = [Growth(axes)]
 
     def after(self, ended: Sequence[Record]) -> list[Growth]:
-        """As `growth_of`, which only goes over those trials again that one of a lower number came before.
-
-        Args:
-            ended: all trials that have ended, by number.
-        """
+        """As `growth_of`; only what one of a lower number came before is gone over again."""
         same = self._common([trial.number for trial in ended])
         more = accumulate(ended[same:], Growth.after, initial=self._growth[same])
         self._growth = [*self._growth[:same], *more]

@@ -37,6 +37,14 @@ class Rung:
     stopped: Mapping[str, int] = field(default_factory=dict)
     """Tasks that are trained no further, and after how many steps; their counts are of then, a lower estimate."""
 
+    def state(self, steps: int) -> State:
+        """The state of a trial of so many steps after this rung."""
+        if len(self.stopped) == len(self.scores):
+            return "stopped"
+        if self.steps < steps:
+            return "running"
+        return "partial" if self.stopped else "complete"
+
     @property
     def accuracy(self) -> float:
         """Mean over tasks, 0..1."""

@@ -51,6 +51,8 @@ class StudyRecord:
     """A row of SELECTIONS: by which figures the composed front is chosen."""
     final_seeds: int = 0
     """Further seeds that the front's trials are to be trained with."""
+    looks: int = 0
+    """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
 
     def with_growth(self, growth: Sequence[Growth]) -> StudyRecord:
         """The same, its growth known already; `replace` forgets it again."""
@@ -181,4 +183,5 @@ class StudyRecord:
         counts = {c.total for c in self.references["validation"]["merged"].values()}
         label = f"{self.suite}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
         note = f" {self.note.rstrip('.')}." if self.note else ""
-        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task.{note}"
+        times = {0: "", 1: ", test was looked at once"}.get(self.looks, f", test was looked at {self.looks} times")
+        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task{times}.{note}"

@@ -13,7 +13,7 @@ from ray.tune import TuneError
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
-from intervmerge.engines.caches import NO_CACHES, STREAMED
+from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
 from intervmerge.machine import Machine
 from intervmerge.records.ending import Stopping
 from intervmerge.records.record import Record
@@ -24,6 +24,7 @@ from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
 from intervmerge.study.disk import plainly
 from intervmerge.study.layout import trial_folder
+from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
 from intervmerge.workers.crew import Crew
@@ -96,7 +97,7 @@ class Driver:
         """What all trials share, and what is to be kept of the base."""
         self._watch.phase("teachers' features and reference models, once for all trials")
         self._tensors = teachers(crew, self._suite, STREAMED, self._watch.progress)
-        self._roster = self._roster.planned(best_caches(crew, self._sampling.holds_streams()))
+        self._plan_caches(best_caches(crew, self._sampling.holds_streams()))
         crew.sit(self._roster.seat, self._tensors)
         self._tensors = {**self._tensors, **lessons(crew)}
         self._fill(crew)
@@ -110,8 +111,14 @@ class Driver:
             fill_caches(crew, STREAMED, self._watch.progress, self._plan.address is None)
         except OSError as error:
             plan, refused = NO_CACHES, f", as they could not be written ({error})"
-        self._roster = self._roster.planned(plan)
+        self._plan_caches(plan)
         self._watch.phase(plan.words(self._suite) + refused)
+
+    def _plan_caches(self, plan: CachePlan) -> None:
+        """What is kept decides what is computed: refused where the study's trials were computed with something else."""
+        ours = planned(self._roster.seat.machine.device, plan)
+        check_circumstances(f"--out {self._study.folder}", self._study.journal.records(), ours, self._suite)
+        self._roster = self._roster.planned(plan)
 
     def _compare(self, crew: Crew, split: str) -> None:
         """Measure what a front is compared with, and keep it in the journal."""

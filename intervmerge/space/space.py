@@ -17,6 +17,7 @@ from intervmerge.interventions import InterventionConfig
 from intervmerge.merging import resolve_settings
 from intervmerge.settings import Lines as Lines
 from intervmerge.settings import read_file, settings
+from intervmerge.space.search import SearchSettings as SearchSettings
 from intervmerge.trial.config import TrainingConfig
 
 
@@ -112,44 +113,6 @@ class TrainingSpace:
             raise ConfigError("training.rungs", list(self.rungs), "rungs are steps, in order", "such as [25, 50, 100]")
 
 
-@settings
-class SearchSettings:
-    """How it is searched."""
-
-    trials: int = 24
-    """Different configurations to train."""
-    sampler: str = "tpe"
-    """A row of SAMPLERS."""
-    priors: str = "paper"
-    """`paper` asks the paper's own configurations first, `none` does not."""
-    max_extra_params: int | None = None
-    """Configurations with more are told to the sampler and never trained."""
-    patience: int | None = None
-    """The search ends when the front has not grown in so many complete trials."""
-    stopping: str = "none"
-    """A row of STOPPING (records/stopping.py): what is trained no further at a rung."""
-    seed: int = 0
-    """Of the sampler, and of every trial's initial values and batches."""
-    hung_after: float = 1_800.0
-    """Seconds without a step after which a trial hangs: its process is ended, and it fails."""
-    final_seeds: int = 0
-    """Further seeds that the front's trials are trained with when the search ends, for error bars: seed + 1, ..."""
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "max_extra_params", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
-        if self.seed < 0:
-            raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
-        if not self.hung_after > 0:
-            raise ConfigError("search.hung_after", self.hung_after, "it is a time in seconds", "more than 0")
-        if self.final_seeds < 0:
-            raise ConfigError("search.final_seeds", self.final_seeds, "it is a count", "0 or more")
-        if self.priors not in ("paper", "none"):
-            raise ConfigError("search.priors", repr(self.priors), "it names what is asked first", "paper, none")
-
-
 Base = str | dict[str, str | float | int]
 """`auto` for the sweep, or a rule and its settings: `{rule: task_arithmetic, scaling: 0.3}`."""
 
@@ -166,6 +129,8 @@ class Space:
     search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
+        if not self.bases:
+            raise ConfigError("base", "[]", "a space has a base, or several", "auto, or {rule: task_arithmetic}")
         for base in self.bases:
             check_base(base)
 

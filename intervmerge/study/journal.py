@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import log10
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
-from intervmerge.records.record import ENDED, Record
+from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
-from intervmerge.study.journal_file import HELD, JournalFile, mend
-from intervmerge.study.upgrades import upgraded
+from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
+from intervmerge.study.upgrades import upgraded, upgraded_settings
 
 JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
 REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
-STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+LOOKS = "looks"
+DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
+"""Of accuracy, and of log10 of extra parameters."""
+TOLD: Mapping[str, TrialState] = MappingProxyType(
+    {
+        "complete": TrialState.COMPLETE,
+        "partial": TrialState.PRUNED,
+        "stopped": TrialState.PRUNED,
+        "pruned": TrialState.PRUNED,
+    }
+)
+"""State of a record to what Optuna hears; of any other there is nothing to learn: FAIL, which samplers leave out."""
 
 
 @contextmanager
@@ -53,6 +65,34 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around what reads a journal: raises a ConfigError for one that no search wrote."""
+    try:
+        yield
+    except IntervMergeError:
+        raise
+    except Exception as error:  # whatever a library finds in it
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        rule = "it is what searches wrote there, and nothing else"
+        raise ConfigError(
+            path, f"a journal that cannot be read ({words})", rule, "a copy of it, or another folder"
+        ) from error
+
+
+def check_own(path: Path, storage: JournalStorage) -> None:
+    """Refuse a journal of Optuna that is another's, before anything is added to it.
+
+    Raises:
+        ConfigError: it holds another study.
+    """
+    for study in storage.get_all_studies():
+        directions = tuple(direction.name.lower() for direction in study.directions)
+        if study.study_name != NAME or directions != DIRECTIONS:
+            got = f"a study of Optuna named {study.study_name!r} that {'s, '.join(directions)}s"
+            raise ConfigError(path, got, "a study of intervmerge has a journal of its own", "another folder")
+
+
 class Journal:
     """Optuna's study of a folder. Opening it to write mends what a killed search left.
 
@@ -62,30 +102,37 @@ class Journal:
     """
 
     def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
-        path = folder / JOURNAL
-        if sampler is not None:
-            mend(path)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFile(str(path)))
+        self._path = folder / JOURNAL
         self.writes = sampler is not None
         self._records: dict[int, Record] | None = None
+        self._looks = False
         self.changes = 0
         """How often something was written here."""
-        if sampler is None:
-            self.study = optuna.load_study(study_name=NAME, storage=storage)
-            return
-        self.study = optuna.create_study(
-            storage=storage,
-            sampler=sampler,
-            study_name=NAME,
-            directions=["maximize", "minimize"],  # accuracy, log10 of extra parameters
-            load_if_exists=True,
-        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        assert not self.writes or is_held(self._path), f"{folder} is opened to write by who does not hold it"
+        with reading(self._path):
+            if self.writes:
+                mend(self._path)
+            storage = JournalStorage(JournalFile(str(self._path)))
+            check_own(self._path, storage)
+            begun = bool(storage.get_all_studies())
+            if begun or sampler is None:  # creating one that is there would write, too
+                self.study = optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+            else:
+                self.study = optuna.create_study(
+                    storage=storage, sampler=sampler, study_name=NAME, directions=DIRECTIONS
+                )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the study was made with; empty for a new one."""
-        return dict(self.study.user_attrs.get(SETTINGS, {}))
+        """What the study was made with, as this version says it; empty for a new one.
+
+        Raises:
+            ConfigError: a newer version made it, or something else wrote there.
+        """
+        known = self.study.user_attrs.get(SETTINGS)
+        with reading(self._path):
+            return upgraded_settings(known, self._path) if known else {}
 
     def note(self, name: str, values: Any) -> None:
         """Keep plain values on the study."""
@@ -102,7 +149,8 @@ class Journal:
         Whoever holds the folder has them in memory, as nobody else writes.
         """
         if self._records is None:
-            found = {record.number: record for record in self._read()}
+            with reading(self._path):
+                found = {record.number: record for record in self._read()}
             if not self.writes:
                 return list(found.values())
             self._records = found
@@ -167,8 +215,22 @@ class Journal:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial.set_constraint(CONSTRAINT, excess(extra_params, budget))
 
+    @property
+    def looks(self) -> int:
+        """How many sessions measured something on `test`: what is chosen after the first has seen it."""
+        notes = self.study.user_attrs
+        seen = any(name.startswith(("test/", f"{REPEATS}/")) for name in notes)
+        return int(notes.get(LOOKS, seen))  # format 1 did not count
+
+    def _look(self) -> None:
+        """This session measured something on `test`; it counts once."""
+        if not self._looks:
+            self._looks = True
+            self.note(LOOKS, self.looks + 1)
+
     def keep_test(self, record: Record) -> None:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
+        self._look()
         name = f"test/{record.number}"
         self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
         if self._records is not None:
@@ -176,6 +238,7 @@ class Journal:
 
     def keep_repeat(self, number: int, repeat: Repeat) -> None:
         """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
+        self._look()
         self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
         if self._records is not None:
             self._heard(self._records[number].with_repeat(repeat))
@@ -201,10 +264,22 @@ class Journal:
         return left
 
     def _tell(self, number: int, record: Record, select: str) -> None:
-        if record.state in ENDED or (record.state == "duplicate" and record.rungs):
-            self.study.tell(number, _objectives(record, select))
-        else:
-            self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+        state = told_as(record)
+        values = _objectives(record, select) if state == TrialState.COMPLETE else None
+        self.study.tell(number, values, state=state)
+
+
+def told_as(record: Record) -> TrialState:
+    """What Optuna hears that a trial is.
+
+    Complete is what was measured at its last step in all tasks; the figures of a rung would pass for final ones, and be
+    worse than the configuration is. What was stopped is pruned: worse than others of its cost. A repeat is told as the
+    first one was, once it has ended; before, nothing is known of it.
+    """
+    state = record.state
+    if state == "duplicate" and record.rungs:
+        state = record.rungs[-1].state(record.training["steps"])
+    return TOLD.get(state, TrialState.FAIL)
 
 
 def _objectives(record: Record, select: str) -> list[float]:

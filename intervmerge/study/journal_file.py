@@ -15,6 +15,11 @@ HELD: set[Path] = set()
 """Folders that this process holds: who writes to a study holds its folder (see journal.held)."""
 
 
+def is_held(path: Path) -> bool:
+    """Whether this process holds the folder of a journal."""
+    return path.parent.resolve() in HELD
+
+
 class JournalFile(JournalFileBackend):
     """Optuna's file. An append is whole or not there, and holds the file against other processes that append to it.
 
@@ -28,7 +33,7 @@ class JournalFile(JournalFileBackend):
             DiskError: they could not be written, and are not there.
         """
         path = Path(self._file_path)
-        assert path.parent.resolve() in HELD, f"{path} is written to by a process that does not hold its folder"
+        assert is_held(path), f"{path} is written to by a process that does not hold its folder"
         # NaN is no JSON; what is not finite never comes here
         lines = "".join(json.dumps(log, separators=(",", ":"), allow_nan=False) + "\n" for log in logs)
         try:
@@ -43,13 +48,10 @@ def mend(path: Path) -> None:
     if not path.is_file():
         return
     content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    while lines and not _is_whole(lines[-1]):
-        lines.pop()
-    whole = sum(map(len, lines))
-    if whole < len(content):
+    last = content.rfind(b"\n", 0, len(content) - 1) + 1
+    if content and not _is_whole(content[last:]):  # not those before it: nobody leaves two
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(last)
 
 
 def _is_whole(line: bytes) -> bool:

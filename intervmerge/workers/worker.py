@@ -16,7 +16,7 @@ from ray import tune
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.interventions import Placement
-from intervmerge.records.record import Record, Rung, State
+from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
@@ -31,15 +31,6 @@ from intervmerge.workers.seat import LESS, Seat, sit_down
 
 REST_SECONDS = 1.0
 """A worker on a node that rests waits so long at a time, and says that it lives."""
-
-
-def state_of(rung: Rung, steps: int) -> State:
-    """The state of a trial of so many steps after a rung."""
-    if len(rung.stopped) == len(rung.scores):
-        return "stopped"
-    if rung.steps < steps:
-        return "running"
-    return "partial" if rung.stopped else "complete"
 
 
 class Worker(tune.Trainable):
@@ -143,7 +134,7 @@ class Worker(tune.Trainable):
             yield replace(
                 self._said(record, placement),
                 engine=engine.name,
-                state=state_of(rung, config.training.steps),
+                state=rung.state(config.training.steps),
                 rungs=tuple(done),
                 sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
             )

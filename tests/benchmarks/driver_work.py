@@ -49,7 +49,7 @@ def begun(folder: Path, sampling: Sampling, tasks: list[str]) -> Study:
     journal = Journal(folder, SAMPLERS["random"](0))
     space = sampling.space
     journal.note("settings", {
-        "format": 1, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up",
+        "format": 2, "suite": "mini8", "suite_path": "mini8", "suite_fingerprint": "", "note": "made up",
         "base": "none", "rule": "task_arithmetic", "rule_settings": {}, "base_fingerprint": "", "protocol": "fair",
         "select": "accuracy", "selection": "shrunk", "tasks": tasks, "width": 96, "num_blocks": 12,
         "dearest": sampling.cost_range()[1], "individual_params": 1, "identity": "made-up",
