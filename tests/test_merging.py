@@ -20,10 +20,10 @@ from intervmerge.merging import (
     TaskVector,
     analogy,
     combine,
+    magnitudes,
     merge_states,
     resolve_settings,
     rules,
-    selection,
     task_vector,
 )
 from intervmerge.merging.magnitudes import trim_threshold
@@ -222,7 +222,7 @@ def lists_of_numbers() -> dict[str, Tensor]:
 def test_the_streamed_threshold_is_the_kth_largest_of_the_flat_vector(
     case: str, density: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(magnitudes, "CHUNK_ELEMENTS", 64)
     numbers = lists_of_numbers()[case]
     third = len(numbers) // 3
     vector = {"a": numbers[:third], "b": numbers[third:]}
