@@ -12,9 +12,14 @@ from odd_suite import save
 from safetensors.torch import load_file
 
 from intervmerge.bases.merged import former_fingerprint, merge
+from intervmerge.machine import Machine
+from intervmerge.records.scores import Score
 from intervmerge.settings import read_yaml
+from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.suites.checkpoints import fingerprint_of
 from intervmerge.suites.suite import Suite, load_suite, write_yaml
+from intervmerge.trial.run import Bench
 
 FORMAT_1 = Path(__file__).parent / "fixtures" / "format_1"
 
@@ -43,6 +48,23 @@ def test_two_weights_under_one_written_hash_have_two_identities(odd: Suite, brok
 def test_a_changed_weight_file_leaves_the_other_teachers_what_they_were(odd: Suite, broken_folder: Path) -> None:
     replace_weights(broken_folder)
     assert load_suite(broken_folder).teacher("green") == odd.teacher("green")
+
+
+def test_what_was_kept_of_other_weights_under_the_same_written_hash_is_not_taken(
+    odd_folder: Path, broken_folder: Path, tmp_path: Path
+) -> None:
+    """Teachers and caches are kept on disk, as a search keeps them; then one weight file is another."""
+
+    def measured(folder: Path, store: Store, caches: Store) -> dict[str, Score]:
+        base = merge(load_suite(folder), "task_arithmetic", scaling=0.3, store=store)
+        return Bench(base, Machine(device="cpu", cache_gib=1), caches=caches).measure(None)
+
+    kept = MappedStore(tmp_path / "teachers"), MappedStore(tmp_path / "caches")
+    before = measured(odd_folder, *kept)
+    replace_weights(broken_folder)
+    after, truth = measured(broken_folder, *kept), measured(broken_folder, InProcessStore(), InProcessStore())
+    assert after == truth
+    assert after != before
 
 
 def test_equal_weights_of_two_recipes_are_one_base(odd: Suite) -> None:
