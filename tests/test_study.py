@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import optuna
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from intervmerge.engines.caches import CachePlan, plan_caches
 from intervmerge.engines.storages import STORAGES
-from intervmerge.errors import CheckpointError, ConfigError, SuiteError
+from intervmerge.errors import CheckpointError, ConfigError, InputError, SuiteError
 from intervmerge.machine import GIB
 from intervmerge.records.circumstances import ALL, NOTHING_KEPT, UNKNOWN, Circumstances
 from intervmerge.records.record import Record, Rung, State
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Score
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
+from intervmerge.search.run import known_base, opened
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.space.search import SearchSettings
-from intervmerge.space.space import InterventionSpace, TrainingSpace
+from intervmerge.space.search import KNOBS, SearchSettings
+from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
 from intervmerge.study.journal import JOURNAL, Journal, held
-from intervmerge.study.journal_file import HELD, JournalFile
+from intervmerge.study.journal_file import HELD, JournalFile, mend
 from intervmerge.study.sameness import check_circumstances, room_for
 from intervmerge.study.study import load_study, settings_of, take_up
 from intervmerge.study.upgrades import FORMAT
@@ -47,7 +56,7 @@ def trial(state: str, *rungs: Rung) -> Record:
 WRITER = """\
 import sys
 from pathlib import Path
-from intervmerge.study.journal_file import HELD, JournalFile
+from intervmerge.study.journal_file import HELD, JournalFile, mend
 
 path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 HELD.add(path.parent.resolve())
@@ -212,10 +221,10 @@ def taken_up(out: Path, **more: Any) -> Journal:
     prepared = plan(out, **more)
     base, sampling = named_base(prepared), prepared.sampling
     assert base is not None
-    settings = settings_of(sampling, base, prepared.suite_path, "fair", "accuracy", sampling.cost_range()[1])
+    values = settings_of(sampling, base, prepared.suite_path, "fair", "accuracy", sampling.cost_range()[1])
     with held(out):
         journal = Journal(out, SAMPLERS["random"](0))
-        take_up(journal, settings, out, base)
+        take_up(journal, values, out, base)
     return journal
 
 
@@ -272,9 +281,9 @@ def test_a_study_of_a_newer_format_is_refused_and_left_as_it_is(old: Path) -> No
         journal = Journal(old)
         journal.note("settings", {**journal.settings, "format": FORMAT + 1})
     content = (old / JOURNAL).read_bytes()
-    for opened in (lambda: load_study(old), lambda: taken_up(old)):
+    for use in (load_study, taken_up):
         with pytest.raises(ConfigError, match=f"a study of format {FORMAT + 1}"):
-            opened()
+            use(old)
     assert (old / JOURNAL).read_bytes() == content
 
 
@@ -345,3 +354,197 @@ def test_the_caption_and_the_front_say_how_often_test_was_looked_at(
     assert ("looked at" in record.caption) == (looks > 0)
     write_front(record, tmp_path / "front.json")
     assert json.loads((tmp_path / "front.json").read_text())["looks_at_test"] == looks
+
+
+# ---- what something else has touched
+
+
+def cut(content: bytes, chance: random.Random) -> bytes:
+    return content[: chance.randrange(len(content) + 1)]
+
+
+def spoiled(content: bytes, chance: random.Random) -> bytes:
+    place, count = chance.randrange(len(content)), chance.choice([1, 3, 40])
+    return content[:place] + chance.randbytes(count) + content[place + count :]
+
+
+def without_a_line(content: bytes, chance: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    del lines[chance.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def with_a_line_twice(content: bytes, chance: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    return b"".join([*lines, chance.choice(lines)])
+
+
+def with_another_value(content: bytes, chance: random.Random) -> bytes:
+    """JSON as before, in which something is not what it was."""
+    lines = content.splitlines(keepends=True)
+    place = chance.randrange(len(lines))
+    values = json.loads(lines[place])
+    inside = [values]
+    for value in inside:
+        inside.extend(v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, dict | list))
+    inside = [value for value in inside if value]
+    target = chance.choice(inside)
+    key = chance.choice(list(target)) if isinstance(target, dict) else chance.randrange(len(target))
+    if isinstance(target, dict) and chance.random() < 0.3:
+        del target[key]
+    else:
+        target[key] = chance.choice([None, -1, 10**30, 0.5, "", "x", [], {}, [1], {"a": 1}, True])
+    lines[place] = json.dumps(values).encode() + b"\n"
+    return b"".join(lines)
+
+
+def nothing(content: bytes, chance: random.Random) -> bytes:
+    return chance.choice([b"", b"\n", b"{}\n", b"[]\n", b"null\n", b"\x00" * 64, b"\xff\xfe{", b"garbage\n" * 3])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    damage=st.sampled_from([cut, spoiled, without_a_line, with_a_line_twice, with_another_value, nothing]),
+    seed=st.integers(0, 10**6),
+)
+def test_a_journal_that_something_else_has_touched_is_opened_or_refused_in_words(
+    damage: Callable[[bytes, random.Random], bytes], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path_factory.mktemp("touched")
+    content = damage((OLD / "study" / JOURNAL).read_bytes(), random.Random(seed))
+    (out / JOURNAL).write_bytes(content)
+    for use in (read, taken_up):
+        with suppress(InputError):  # nothing else, and nothing that a user would not understand
+            use(out)
+
+
+def read(out: Path) -> None:
+    record = load_study(out).record
+    assert json.dumps([trial.to_json() for trial in record.trials])
+    for trial in record.front:
+        assert record.words(trial)
+    assert record.caption
+    assert record.untested is not None
+
+
+def test_the_study_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL)))
+    optuna.create_study(storage=storage, study_name="mine").ask()
+    content = (tmp_path / JOURNAL).read_bytes()
+    for use in (load_study, taken_up):
+        with pytest.raises(ConfigError, match="a study of Optuna named 'mine'"):
+            use(tmp_path)
+    assert (tmp_path / JOURNAL).read_bytes() == content
+
+
+def test_trials_of_which_nothing_says_what_they_are_are_no_study(tmp_path: Path) -> None:
+    with held(tmp_path):
+        Journal(tmp_path, SAMPLERS["random"](0)).study.ask()
+    with pytest.raises(ConfigError, match="nothing says what they are"):
+        taken_up(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", None])
+def test_an_empty_journal_is_a_new_study_also_where_the_base_is_to_be_chosen(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    prepared = plan(tmp_path, base="auto")
+    if content is not None:
+        (tmp_path / JOURNAL).write_bytes(content)
+    with held(tmp_path):
+        assert known_base(prepared, Journal(tmp_path, SAMPLERS["random"](0))) is None
+    taken_up(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["trials", JOURNAL])
+def test_a_study_whose_files_and_folders_are_swapped_is_refused_before_anything_is_trained(
+    name: str, tmp_path: Path
+) -> None:
+    if name == "trials":
+        (tmp_path / JOURNAL).touch()
+        (tmp_path / "trials").touch()
+    else:
+        (tmp_path / JOURNAL).mkdir()
+    with pytest.raises(ConfigError, match="--out"):
+        plan(tmp_path)
+
+
+def test_only_an_unfinished_last_line_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    whole = (OLD / "study" / JOURNAL).read_bytes()
+    for tail, left in ((b'{"op_co', b""), (b"\x00\x00", b""), (b"garbage\nmore\n", b"garbage\n"), (b"", b"")):
+        path.write_bytes(whole + tail)
+        mend(path)
+        assert path.read_bytes() == whole + left
+
+
+# ---- values out of a library's range
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("seed", value) for value in (-1, 2**32, 99_999_999_999, 2**63 - 1)),
+        *(("trials", value) for value in (0, -3, 10**7, 10**30)),
+        *(("patience", value) for value in (0, 10**7)),
+        *(("final_seeds", value) for value in (-1, 10**9)),
+        *(("max_extra_params", value) for value in (0, 10**17)),
+        *(("hung_after", value) for value in (0.0, -1.0, float("inf"), float("nan"), 1e300)),
+        *(("time_budget", value) for value in (0.0, -1.0, float("inf"), float("nan"), 1e300)),
+        *(("workers", value) for value in (0, -1, 10**9)),
+        ("priors", "all"),
+    ],
+)
+def test_a_value_that_a_library_could_not_take_is_refused_at_once(setting: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')}: got"):
+        plan(tmp_path / "study", **{setting: value})
+    if setting in KNOBS:
+        space = tmp_path / "s.yaml"
+        space.write_text(f"search: {{{setting}: {yaml.safe_dump(value).split(chr(10))[0]}}}", encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf"s\.yaml.*search\.{setting}"):
+            read_space(space)
+
+
+def test_the_last_seed_has_room_for_the_further_ones(tmp_path: Path) -> None:
+    assert plan(tmp_path, seed=2**32 - 3, final_seeds=2).sampling.space.search.seed == 2**32 - 3
+    with pytest.raises(ConfigError, match=r"--seed: got .* further"):
+        plan(tmp_path, seed=2**32 - 2, final_seeds=2)
+
+
+def test_a_resumed_search_of_the_last_seed_still_draws(tmp_path: Path) -> None:
+    with held(tmp_path):
+        first = Journal(tmp_path, SAMPLERS["random"](0))
+        first.study.ask()
+        second = opened(plan(tmp_path, seed=2**32 - 1, final_seeds=0, sampler="tpe"))
+        assert second.study.ask().suggest_int("x", 0, 9) in range(10)
+
+
+def test_a_space_without_a_base_is_refused(tmp_path: Path) -> None:
+    space = tmp_path / "s.yaml"
+    space.write_text("base: []", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"s\.yaml, line 1, base: got \[\]"):
+        read_space(space)
+
+
+def test_a_batch_larger_than_what_memory_left_to_adapt_on_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    suite = load_suite("mini8")
+    room = float(room_for(CachePlan(storage="bf16 tokens", adapt=64), suite))
+    space = tmp_path / "s.yaml"
+    space.write_text("training: {batch: 65}", encoding="utf-8")
+    of = {"space": space, "suite": "mini8", "out": tmp_path / "study"}
+    with pytest.raises(ConfigError, match=r"training\.batch: got 65"):
+        prepare(SearchPlan.of(**of, cache_gib=room))
+    assert prepare(SearchPlan.of(**of)).caches is not None
+
+
+# ---- one place of the knobs
+
+
+def test_a_plan_takes_every_knob_of_a_search_and_repeats_none() -> None:
+    assert not {f.name for f in fields(SearchPlan)} & set(KNOBS)
+    found = SearchPlan.of(space="x", trials=3, stopping="task", workers=2, seed=None)
+    assert (found.search, found.workers) == ({"trials": 3, "stopping": "task"}, 2)
+    with pytest.raises(ConfigError, match=r"trails: got no setting.*trials \(did you mean it\?\)"):
+        SearchPlan.of(space="x", trails=3)

@@ -72,7 +72,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
     plan, sampling = prepared.plan, prepared.sampling
     session = partial(ray_session, plan.address, plan.workers or 1, only_gpu(prepared.device))
     with held(prepared.folder), plainly(prepared.folder), Interrupt() as interrupt, ExitStack() as stack:
-        journal = _opened(prepared)
+        journal = opened(prepared)
         said = check_trials(prepared, f"--out {prepared.folder}", journal.records())
         base = known_base(prepared, journal) or named_base(prepared)
         if base is None:
@@ -120,7 +120,7 @@ def check_trials(prepared: Prepared, where: str, records: Iterable[Record]) -> l
     return check_circumstances(where, records, ours, prepared.suite)
 
 
-def _opened(prepared: Prepared) -> Journal:
+def opened(prepared: Prepared) -> Journal:
     """The journal of the folder, new or with what is in it."""
     search = prepared.sampling.space.search
     journal = Journal(prepared.folder, SAMPLERS[search.sampler](search.seed))

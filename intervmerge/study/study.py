@@ -21,7 +21,8 @@ from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import PASSING
-from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal
+from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal, reading
+from intervmerge.study.layout import TRIALS
 from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite, packaged
@@ -50,7 +51,8 @@ class Study:
     def record(self) -> StudyRecord:
         """All records of the study as they are now; a study that is written to here is followed, not read anew."""
         if not self.journal.writes or self._changes != self.journal.changes:
-            self._record, self._changes = self._followed(), self.journal.changes
+            with reading(self.folder / JOURNAL):
+                self._record, self._changes = self._followed(), self.journal.changes
         return self._record
 
     def _followed(self) -> StudyRecord:
@@ -198,11 +200,15 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder with files that are not a study's, before anything is written there.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it holds something else, or cannot be read.
     """
-    mine = (folder / JOURNAL).is_file()
-    foreign = not mine and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
-    if folder.is_file() or foreign:
+    try:
+        mine = (folder / JOURNAL).is_file()
+        foreign = not mine and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    except OSError as error:
+        raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+    trials = folder / TRIALS
+    if folder.is_file() or foreign or (trials.exists() and not trials.is_dir()):
         got = f"{folder}, which holds something else"
         raise ConfigError("--out", got, "a study has a folder of its own", "a new folder, or one of a study")
 

@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from pydantic import TypeAdapter
 
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig
@@ -60,6 +62,8 @@ def upgraded(record: Mapping[str, Any], right: Mapping[str, str]) -> dict[str, A
     placed = {"intervention": InterventionConfig, "training": TrainingConfig}
     # empty where the configuration edits nothing
     filled = {name: {**_defaults(kind), **record[name]} for name, kind in placed.items() if record[name]}
+    if "intervention" in filled:
+        _CANONICAL.validate_python(filled["intervention"])
     return {**_whole(record, right), **filled, "repeats": repeats}
 
 
@@ -67,6 +71,17 @@ def _whole(run: Mapping[str, Any], right: Mapping[str, str]) -> dict[str, Any]:
     """One training, its scores on `test` with the images that are right."""
     test = {task: {"right": right.get(task, ""), **score} for task, score in run["test"].items()}
     return {**{name: value for name, value in run.items() if name != "right"}, "test": test}
+
+
+def _canonical(hint: Any) -> Any:
+    """Of what a user may write, what it is in canonical form: numbers, not words."""
+    return next((kind for kind in get_args(hint) if kind is not str), hint)
+
+
+_HINTS = get_type_hints(InterventionConfig)
+_CANONICAL: TypeAdapter[Any] = TypeAdapter(
+    make_dataclass("Canonical", [(f.name, _canonical(_HINTS[f.name])) for f in fields(InterventionConfig)])
+)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
