@@ -31,6 +31,7 @@ class Watchdog(Callback):
         say: is told in words that a node rests.
         check: called at every turn; raises what ends the search.
         clock: seconds.
+        kill: ends the process of an actor.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Watchdog(Callback):
         say: Callable[[str], None] = lambda text: None,
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        kill: Callable[[Any], None] = ray.kill,
     ) -> None:
         self._pulse, self._nodes, self._limit = pulse, nodes, limit
-        self._say, self._check, self._clock = say, check, clock
+        self._say, self._check, self._clock, self._kill = say, check, clock, kill
         self._heard: dict[str, float] = {}
         self._trials: dict[str, Any] = {}
         self._causes: dict[str, str] = {}
@@ -96,7 +98,7 @@ class Watchdog(Callback):
                 self._hung.add(trial_id)
                 self._causes[trial_id] = f"{HUNG}: no step for {silent:.0f} seconds; its process was ended"
                 trial.max_failures = 0  # it would hang again
-                ray.kill(actor)
+                self._kill(actor)
 
     def _forget(self, trial: Any) -> None:
         self._heard.pop(trial.trial_id, None)

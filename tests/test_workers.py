@@ -1,0 +1,434 @@
+"""Processes of Ray: crews, faults, pulse, rest, threads, the session and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+from faults import is_zombie
+from ray.exceptions import ObjectLostError, RayTaskError
+from ray.tune.utils.util import flatten_dict
+
+from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.engines.caches import NO_CACHES
+from intervmerge.errors import ConfigError, NotFiniteError
+from intervmerge.machine import Machine
+from intervmerge.records.ending import FAILURES, HUNG, Stopping, kind_of
+from intervmerge.records.record import Record
+from intervmerge.records.scores import Scores
+from intervmerge.records.stopping import Bars
+from intervmerge.suites.suite import Suite
+from intervmerge.trial.run import Bench
+from intervmerge.workers import session
+from intervmerge.workers.assignment import ASSIGNMENT, Assignment
+from intervmerge.workers.crew import Crew
+from intervmerge.workers.faults import fault_of
+from intervmerge.workers.interrupt import Interrupt, Interrupted
+from intervmerge.workers.nodes import LONGEST_SECONDS, REST_SECONDS, Nodes
+from intervmerge.workers.object_store import share
+from intervmerge.workers.preparing import compared, teachers
+from intervmerge.workers.roster import Roster
+from intervmerge.workers.seat import Seat, threads_of
+from intervmerge.workers.session import joined, only_gpu, own_folder, own_token, ray_session, seen_alone
+from intervmerge.workers.watchdog import Watchdog
+
+# Ray warns of its own affairs
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+# ---- whose fault
+
+
+def from_elsewhere(cause: Exception) -> Exception:
+    """As Ray brings an error from another process."""
+    return RayTaskError("task", "a traceback", cause).as_instanceof_cause()  # type: ignore[no-any-return]
+
+
+FAULTY = [
+    (OSError(errno.ENOSPC, "No space left on device"), "disk"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
+    (MemoryError(), "memory"),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), "machine"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "machine"),
+    (OSError(errno.EIO, "Input/output error"), "machine"),
+    (ConnectionResetError(), "machine"),
+    (ObjectLostError("a", "b", "c"), "machine"),
+    (FileExistsError(errno.EEXIST, "in the way"), "configuration"),
+    (ConfigError("rank", 9, "rule", "allowed"), "configuration"),
+    (NotFiniteError("losses", "NaN", "rule", "allowed"), "configuration"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "configuration"),
+    (KeyError("digits"), "configuration"),
+]
+
+
+@pytest.mark.parametrize(("error", "whose"), FAULTY, ids=[f"{whose}-{error!r:.30}" for error, whose in FAULTY])
+def test_an_error_is_the_same_ones_fault_whichever_process_it_comes_from(error: Exception, whose: str) -> None:
+    assert fault_of(error).whose == whose
+    assert fault_of(from_elsewhere(error)).whose == whose
+
+
+# ---- nodes that rest
+
+
+def test_a_node_rests_after_failures_in_a_row_and_each_time_for_longer() -> None:
+    now = [0.0]
+    nodes = Nodes(clock=lambda: now[0])
+    rests = [nodes.failed("a") for _ in range(30)]
+    assert rests[:4] == [0.0, 0.0, REST_SECONDS, 2 * REST_SECONDS]
+    assert rests[-1] == LONGEST_SECONDS
+    assert nodes.resting() == {"a": LONGEST_SECONDS}
+    now[0] = LONGEST_SECONDS - 1
+    assert nodes.resting() == {"a": 1.0}
+    now[0] += 1
+    assert nodes.resting() == {}
+
+
+def test_a_trial_that_ends_well_wakes_its_node_and_no_other() -> None:
+    nodes = Nodes(clock=lambda: 0.0)
+    for node in ("a", "b"):
+        for _ in range(3):
+            nodes.failed(node)
+    nodes.well("a")
+    assert nodes.resting() == {"b": REST_SECONDS}
+    assert nodes.failed("a") == 0.0
+
+
+# ---- a search that stops
+
+
+def ended(number: int, error: str) -> Record:
+    return Record(number, "failed" if error else "complete", 0, {}, {}, 5, error=error)
+
+
+def heard(*errors: str) -> Stopping:
+    """After trials with these errors; an empty one is that of a good trial."""
+    stopping = Stopping(None)
+    for number, error in enumerate(errors):
+        stopping.ended(ended(number, error))
+    return stopping
+
+
+EMPTY: Any = SimpleNamespace(ended=[])
+DISK = "Traceback\n  a line: of it\nOSError: [Errno 5] disk {}"
+
+
+def test_a_search_stops_after_failures_alike_in_a_row_after_good_trials_too() -> None:
+    stopping = heard("", "", *(DISK.format(n) for n in range(FAILURES)))
+    assert "alike" in str(stopping.reason(EMPTY))
+    with pytest.raises(Exception, match=r"trials 2, 3, 4: got OSError: \[Errno 5\] disk 0; no 3 trials fail alike"):
+        stopping.check()
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        ("", *[DISK] * (FAILURES - 1), "", DISK),
+        ("", DISK, DISK, "Traceback\nKeyError: 'digits'"),
+        ("", *["Traceback\nintervmerge.errors.NotFiniteError: losses: got NaN"] * 9),
+        ("", *["Traceback\nintervmerge.errors.ConfigError: rank: got 9"] * 9),
+        *[(f"{HUNG}: no step for 1801 seconds; its process was ended",) * count for count in (3, 9)],
+    ],
+    ids=["a good one between", "not alike", "not finite", "refused", "three slow ones", "nine slow ones"],
+)
+def test_a_search_goes_on_where_failures_are_no_sign_of_a_broken_machine(errors: tuple[str, ...]) -> None:
+    stopping = heard(*errors)
+    stopping.check()
+    assert stopping.reason(EMPTY) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DISK, "OSError"),
+        ("a\nintervmerge.errors.ConfigError: rank: got 9", "ConfigError"),
+        ("OSError: x (in two processes, one after the other)", "OSError"),
+        ("", ""),
+    ],
+)
+def test_the_kind_of_an_error_is_the_name_in_its_last_line(error: str, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+# ---- the watchdog
+
+
+class Steps:
+    """What is heard of the workers."""
+
+    def __init__(self) -> None:
+        self.advanced: set[str] = set()
+
+    def listen(self) -> set[str]:
+        return self.advanced
+
+    def node_of(self, trial: str) -> str:
+        return "node"
+
+
+def watched(limit: float = 10.0) -> tuple[Watchdog, Steps, list[float], list[Any], Any]:
+    """A watchdog, what it hears, its clock, whom it killed, and a trial that has begun."""
+    steps, now, killed = Steps(), [0.0], list[Any]()
+    dog = Watchdog(steps, Nodes(), limit, clock=lambda: now[0], kill=killed.append)  # type: ignore[arg-type]
+    trial = SimpleNamespace(trial_id="t", temporary_state=SimpleNamespace(ray_actor="actor"), max_failures=1)
+    dog.on_trial_start(0, [], trial)
+    return dog, steps, now, killed, trial
+
+
+def test_a_trial_whose_steps_advance_is_not_hung_however_far_its_first_rung_is() -> None:
+    dog, steps, now, killed, _ = watched()
+    steps.advanced = {"t"}
+    for second in range(0, 10_000, 9):
+        now[0] = float(second)
+        dog.on_step_begin(0, [])
+    assert not killed
+
+
+def test_a_trial_without_a_step_is_ended_after_the_limit_and_why_is_kept() -> None:
+    dog, _, now, killed, trial = watched()
+    for second in (5.0, 10.0, 11.0, 12.0):
+        now[0] = second
+        dog.on_step_begin(0, [])
+    assert killed == ["actor"]
+    assert trial.max_failures == 0
+    assert dog.why("t").startswith(f"{HUNG}: no step for 11 seconds")
+
+
+def test_why_the_first_of_two_processes_failed_is_kept(tmp_path: Path) -> None:
+    dog, _, _, _, trial = watched()
+    trial.error_file = str(tmp_path / "error.txt")
+    Path(trial.error_file).write_text("Failure # 1 (occurred at noon)\nray::step()\n  line\nOSError: [Errno 5] disk\n")
+    dog.on_trial_recover(0, [], trial)
+    dog.on_trial_start(0, [], trial)
+    assert dog.why("t") == "OSError: [Errno 5] disk (in two processes, one after the other)"
+
+
+# ---- what crosses
+
+
+def test_an_assignment_crosses_tune_as_itself() -> None:
+    record = Record(3, "running", 0, {"blocks": [0, 1]}, {"steps": 4}, 5)
+    assignment = Assignment(record, Bars(whole={2: 0.5}, tasks={2: {"a/b": 0.1}}), {"node": 3.0})
+    assert flatten_dict(assignment.config) == {ASSIGNMENT: assignment}
+    assert pickle.loads(pickle.dumps(assignment)) == assignment
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [({}, 1), ({"OMP_NUM_THREADS": "3"}, 3), ({"OMP_NUM_THREADS": "4,2"}, 4), ({"OMP_NUM_THREADS": "0"}, 1),
+     ({"OMP_NUM_THREADS": "many"}, 1), ({"OMP_NUM_THREADS": ""}, 1)],
+)  # fmt: skip
+def test_a_worker_has_one_thread_unless_the_environment_says_otherwise(
+    environment: Mapping[str, str], threads: int
+) -> None:
+    assert threads_of(environment) == threads
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "words"),
+    [(1, 1, "1 worker of 1 thread, on cpu"), (4, 1, "4 workers of 1 thread each, on cpu"),
+     (2, 3, "2 workers of 3 threads each, on cpu")],
+)  # fmt: skip
+def test_a_search_says_how_many_threads_it_runs(workers: int, threads: int, words: str) -> None:
+    assert Roster(workers, 0.0, Seat("s", Machine(device="cpu"), threads=threads)).words == words
+
+
+# ---- a crew
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One session of Ray for this file, whose functions cross to its processes."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray_session(None, workers=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(odd: Suite) -> MergedBase:
+    return merge(odd, "task_arithmetic", scaling=0.3)
+
+
+SEAT = Seat("nowhere", Machine(device="cpu"), plan=NO_CACHES)
+
+
+@pytest.fixture(scope="module")
+def crew(ray_here: None, base: MergedBase) -> Iterator[Crew]:
+    with Crew(share(base), SEAT, workers=2) as hands:
+        yield hands
+
+
+def process(bench: Bench, seat: Seat, number: int) -> tuple[int, int, int]:
+    return number, os.getpid(), torch.get_num_threads()
+
+
+def failing(bench: Bench, seat: Seat, notes: str, code: int, times: int) -> int:
+    """Fails so often, with an OSError of this code, or where there is none by its own fault; notes who tried."""
+    place = Path(notes)
+    place.write_text(f"{place.read_text() if place.exists() else ''}{os.getpid()} ")
+    if len(place.read_text().split()) <= times:
+        raise OSError(code, os.strerror(code)) if code else ConfigError("rank", 9, "rule", "allowed")
+    return os.getpid()
+
+
+def test_a_crew_does_every_call_once_in_processes_of_one_thread(crew: Crew) -> None:
+    found = dict(crew.each(process, [(number,) for number in range(9)]))
+    assert sorted(found) == [(number,) for number in range(9)]
+    assert all(call == (number,) for call, (number, _, _) in found.items())
+    assert {threads for _, _, threads in found.values()} == {1}
+    assert os.getpid() not in {pid for _, pid, _ in found.values()}
+
+
+def test_after_an_error_of_the_machine_another_process_does_it(crew: Crew, tmp_path: Path) -> None:
+    done = crew.call(failing, str(tmp_path / "notes"), errno.EIO, 1)
+    first, second = map(int, (tmp_path / "notes").read_text().split())
+    assert first != second == done
+    assert any(is_zombie(first) or time.sleep(0.1) for _ in range(300))
+
+
+def test_an_error_of_the_machine_that_comes_again_is_raised(crew: Crew, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        crew.call(failing, str(tmp_path / "notes"), errno.EIO, 9)
+    assert len(set((tmp_path / "notes").read_text().split())) == 2
+
+
+def test_an_error_of_its_own_comes_as_it_is_and_the_process_stays(crew: Crew, tmp_path: Path) -> None:
+    ((_, error),) = crew.each(failing, [(str(tmp_path / "notes"), 0, 9)])
+    assert type(error) is ConfigError
+    assert str(error) == "rank: got 9; rule; allowed: allowed"
+    pids = {pid for _, (_, pid, _) in crew.each(process, [(number,) for number in range(8)])}
+    assert {int(pid) for pid in (tmp_path / "notes").read_text().split()} <= pids
+
+
+def test_what_a_crew_measures_by_task_is_what_one_process_measures_bit_for_bit(
+    crew: Crew, base: MergedBase, odd: Suite
+) -> None:
+    from intervmerge.trial.references import references
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = Bench(base, "cpu", plan=NO_CACHES)
+        expected: dict[str, Scores] = {**references(alone, "test"), "merged": alone.measure(None, "test")}  # type: ignore[dict-item]
+        said: list[tuple[str, int, int]] = []
+        tensors = teachers(crew, odd, ("test",), lambda *at: said.append(at))
+        crew.sit(SEAT, tensors)
+        assert compared(crew, odd, "test", lambda *at: None) == expected
+        own = alone.base.store
+        assert all(torch.equal(own.get(key, lambda: torch.zeros(0)), tensor) for key, tensor in tensors.items())
+    finally:
+        torch.set_num_threads(before)
+    assert [at[1:] for at in said] == [(done, 3) for done in range(4)]
+
+
+# ---- the session
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"--address: got 127\.0\.0\.1:1 .*refused"),
+        ("nowhere.invalid:6379", r"--address: got nowhere\.invalid:6379"),
+        ("127.0.0.1:99999", r"--address: got"),
+        ("127.0.0.1", r"--address: got '127\.0\.0\.1'"),
+        ("ray://127.0.0.1:10001", r"--address: got 'ray://"),
+        ("", r"--address: got ''"),
+    ],
+)
+def test_an_address_of_nobody_is_refused_within_seconds(address: str, message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=message), joined(address):
+        pass
+    assert time.monotonic() - began < 30
+
+
+def test_auto_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"--address: got 127\.0\.0\.1:1"), joined("auto"):
+        pass
+
+
+def test_rays_folder_is_short_wherever_temporary_files_lie_and_gone_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    with own_folder() as folder:
+        assert len(folder) <= session.LONGEST_FOLDER
+        assert Path(folder).is_dir()
+    assert not Path(folder).exists()
+    assert not list(deep.iterdir())
+
+
+def test_without_any_place_for_rays_folder_the_user_reads_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    monkeypatch.setattr(session, "FOLDERS", ("/proc",))
+    with (
+        pytest.raises(ConfigError, match=r"TMPDIR: got /proc/nowhere: .*; /proc: .*; .*allowed: RAY_TMPDIR"),
+        own_folder(),
+    ):
+        pass
+
+
+def test_a_session_here_writes_no_token_into_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with own_token(True):
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cuda:1", 1), ("cuda", None), ("cpu", None), ("auto", None)])
+def test_one_gpu_is_asked_for_by_its_number(device: str, gpu: int | None) -> None:
+    assert only_gpu(device) == gpu
+
+
+@pytest.mark.parametrize(("shown", "sees"), [(None, "1"), ("4,7", "7"), ("GPU-a,GPU-b", "GPU-b")])
+def test_workers_see_the_one_gpu_alone(shown: str | None, sees: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    with seen_alone(1):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == sees
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == shown
+
+
+# ---- ends
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_waits_for_the_next_check_and_says_its_exit_code(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted) as ended_by:
+            interrupt.check()
+        assert ended_by.value.exit_code == code
+        interrupt.forget()
+        interrupt.check()
+    assert signal.getsignal(number) == before
+
+
+def test_what_a_process_was_told_to_ignore_stays_ignored() -> None:
+    code = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from intervmerge.workers.interrupt import Interrupt\n"
+        "with Interrupt() as interrupt: os.kill(os.getpid(), signal.SIGHUP); interrupt.check()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True).returncode == 0
