@@ -6,7 +6,8 @@
     │   ├── SuiteError      a suite: its yaml, heads, images, splits
     │   └── CheckpointError weights: missing, truncated, not finite, of another shape
     ├── BuildError          the builder of a suite lacks a source
-    └── DiskError           the disk does not take what a search must keep
+    ├── DiskError           the disk does not take what a search must keep
+    └── NotFiniteError      a figure is infinite or no number: what it belongs to has failed
 
 Every message has four parts: where, what was got, the rule, what is allowed.
 """
@@ -60,6 +61,10 @@ class BuildError(IntervMergeError, RuntimeError):
 
 class DiskError(IntervMergeError, RuntimeError):
     """What a search must keep cannot be written."""
+
+
+class NotFiniteError(IntervMergeError, ArithmeticError):
+    """Weights, features, logits or losses that are infinite or NaN."""
 
 
 def nearest(name: str, known: Iterable[str], most: int = 12) -> str:

@@ -38,8 +38,8 @@ class Machine:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of caches."""
-        return int(self._bytes(self.cache_gib))
+        """Bytes of caches: of one worker on CUDA, as each has its own there; elsewhere of all, who share them."""
+        return int(self._bytes(self.cache_gib) / (self.workers if self.half else 1))
 
     @property
     def step_bytes(self) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 ROOMS = (
-    *("errors", "settings", "seeding", "quoting", "stores", "files", "machine", "pareto"),
+    *("errors", "settings", "seeding", "finite", "quoting", "stores", "files", "machine", "pareto"),
     *("merging", "interventions", "records", "suites"),
     *("engines", "bases", "training", "trial", "space", "study", "views", "workers", "search", "bundle", "analysis"),
     *("paper", "recorded", "suite_build", "cli", "__main__"),

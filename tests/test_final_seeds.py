@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from holding import holding
 from mlflow.tracking import MlflowClient
 from narrow import Narrow
 
@@ -231,7 +232,7 @@ def test_an_equal_configuration_elsewhere_has_neither_test_figures_nor_repeats()
 
 
 def test_the_journal_keeps_repeats_beside_their_trial_and_optuna_does_not_hear_of_them(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, optuna.samplers.RandomSampler(seed=0))
+    journal = Journal(holding(tmp_path), optuna.samplers.RandomSampler(seed=0))
     record = trial(0, 400, 70, 60)
     journal.tell(journal.study.ask(), record.without_test(), "accuracy")
     before = journal.study.get_trials()
@@ -333,7 +334,7 @@ def test_a_dry_run_counts_the_finalists() -> None:
 )
 def test_wrong_plans_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SearchPlan(space="mini_interventions", **values)
+        SearchPlan.of(space="mini_interventions", **values)
 
 
 def test_a_negative_number_of_seeds_in_a_space_is_refused() -> None:
@@ -528,7 +529,7 @@ def test_a_study_without_a_selection_or_seeds_in_its_settings_was_chosen_by_shru
     studied: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(studied, tmp_path / "old"))
-    old = Journal(folder)
+    old = Journal(holding(folder))
     settings = {name: value for name, value in old.settings.items() if name != "selection"}
     settings["search"] = {name: value for name, value in settings["search"].items() if name != "final_seeds"}
     old.note(SETTINGS, settings)

@@ -25,6 +25,7 @@ from intervmerge.space.space import read_space
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, Bench, rungs
+from intervmerge.workers.assignment import REPORT, Assignment
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.worker import Worker
 
@@ -223,7 +224,7 @@ def worker(bench: Bench, folder: Path, number: int, bars: Bars, stopping: str) -
 
     intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
     running = Record(number, "running", 0, intervention, asdict(STEPS.training), 5)
-    return Here({"record": json.dumps(running.to_json()), "bars": json.dumps(asdict(bars))})
+    return Here(Assignment(running, bars).config)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_a_worker_says_what_became_of_a_trial(
     unreachable = Bars(whole={2: 2.0}, tasks={2: dict(zip(TASKS, own, strict=True))})
     one, found = worker(bench, tmp_path, 0, unreachable, "task"), []
     while not found or found[-1].state == "running":
-        found.append(Record.from_json(json.loads(one.step()["record"])))
+        found.append(one.step()[REPORT].record)
     assert [record.state for record in found] == states
     assert Interventions.load(tmp_path / "trials" / "0" / FILE)
     assert set(found[-1].rungs[-1].stopped) == {task for task, bar in zip(TASKS, own, strict=True) if bar}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults import Faulty, wrong_runs
+from holding import holding
 from outages import free_port, mounting, server
 
 from intervmerge.cli.main import main as intervmerge
@@ -55,7 +56,7 @@ def room_for(size: int) -> Iterator[None]:
 def test_a_line_that_the_disk_takes_a_part_of_is_not_there_and_the_next_one_is_whole(
     taken: int, tmp_path: Path
 ) -> None:
-    journal, path = Journal(tmp_path, SAMPLERS["random"](0)), tmp_path / JOURNAL
+    journal, path = Journal(holding(tmp_path), SAMPLERS["random"](0)), tmp_path / JOURNAL
     trial = journal.study.ask()
     before = path.read_bytes()
     with room_for(len(before) + taken), pytest.raises(DiskError, match=r"study\.journal: got .*; allowed: the same"):

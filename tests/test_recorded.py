@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import intervmerge as im
+from intervmerge.bases.merged import former_fingerprint
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.suites.suite import load_suite
@@ -59,7 +60,7 @@ def test_test_is_counted_at_the_last_rung_alone_and_no_count_is_above_its_images
 
 def test_what_it_was_made_of_is_what_is_shipped(about: dict[str, Any]) -> None:
     base = im.merge(load_suite("mini8"), "ties_sum", scaling=0.3)
-    assert about["base_fingerprint"] == base.fingerprint
+    assert about["base_fingerprint"] == former_fingerprint(base.suite, base.rule, {"scaling": 0.3, "density": 0.2})
     assert about["note"] == base.suite.file.note
 
 

@@ -18,6 +18,7 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import torch
+from holding import holding
 
 from intervmerge.bundle import export, load_bundle
 from intervmerge.cli.main import main as intervmerge
@@ -221,7 +222,7 @@ def test_one_search_at_a_time_holds_a_folder(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_of_the_journal_is_cut(tmp_path: Path) -> None:
     sampler = SAMPLERS["random"](0)
-    Journal(tmp_path, sampler).study.ask()
+    Journal(holding(tmp_path), sampler).study.ask()
     whole = (tmp_path / JOURNAL).read_bytes()
     (tmp_path / JOURNAL).write_bytes(whole + b'{"op_code": 4, "worker')
     journal = Journal(tmp_path, sampler)
@@ -261,7 +262,7 @@ def studied(ray_here: None, odd_folder: Path, tmp_path_factory: pytest.TempPathF
     folder = root / "study"
     (folder / "trials").mkdir(parents=True)
     (folder / "trials" / "2").write_text("in the way")
-    Journal(folder, SAMPLERS["random"](0))  # a study's folder, not a foreign one
+    Journal(holding(folder), SAMPLERS["random"](0))  # a study's folder, not a foreign one
     assert search(command(write(root / "s.yaml"), odd_folder, folder)) == 0
     return folder
 

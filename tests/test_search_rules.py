@@ -19,6 +19,7 @@ import optuna
 import pytest
 import torch
 from faults import descendants, kill_and_resume, world
+from holding import holding
 from narrow import Narrow
 
 from intervmerge.bases.merged import MergedBase, merge
@@ -48,6 +49,7 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, Bench
 from intervmerge.trial.unfinished import write_whole
+from intervmerge.workers.assignment import ASSIGNMENT, REPORT, Assignment, Report
 from intervmerge.workers.seat import Seat, is_out_of_memory
 from intervmerge.workers.session import ray_session
 from intervmerge.workers.worker import Worker
@@ -89,9 +91,9 @@ def drive(searcher: OptunaSearcher, count: int, finish: Callable[[Record], Recor
         asked = searcher.suggest(str(number))
         if asked == "FINISHED":
             break
-        record = Record.from_json(json.loads(asked["record"]))
+        record = asked[ASSIGNMENT].record
         record = (finish or (lambda r: replace(r, state="complete", rungs=(score(r),))))(record)
-        searcher.on_trial_complete(str(number), {"record": json.dumps(record.to_json())})
+        searcher.on_trial_complete(str(number), Report(record).result)
         trained.append(record)
     return trained
 
@@ -100,7 +102,7 @@ def by_hand(folder: Path, sampling: Sampling, **more: object) -> OptunaSearcher:
     """A searcher on a journal of its own, without Ray."""
     folder.mkdir(exist_ok=True)
     settings = sampling.space.search
-    journal = Journal(folder, SAMPLERS[settings.sampler](settings.seed))
+    journal = Journal(holding(folder), SAMPLERS[settings.sampler](settings.seed))
     silent = lambda event, record: None  # noqa: E731
     return OptunaSearcher(journal, sampling, "accuracy", settings.max_extra_params, MERGED, silent, **more)
 
@@ -219,10 +221,10 @@ def studied(
     **plan: Any,
 ) -> tuple[Study, Prepared]:
     """A study without Ray: real journal, settings and files; its figures are made up."""
-    prepared = prepare(SearchPlan(space=space, suite=suite, out=folder, **plan))
+    prepared = prepare(SearchPlan.of(space=space, suite=suite, out=folder, **plan))
     base, sampling, plan = choose_base(prepared, Silence()), prepared.sampling, prepared.plan
     folder.mkdir()
-    journal = Journal(folder, SAMPLERS["random"](0))
+    journal = Journal(holding(folder), SAMPLERS["random"](0))
     dearest = sampling.cost_range()[1]
     take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
     scores = {name: {task: asdict(Score(correct, correct, 80)) for task in base.suite.task_names}
@@ -512,14 +514,14 @@ def worker(folder: Path, base: MergedBase, most: int, number: int = 0) -> Worker
     training = asdict(TrainingConfig(steps=4, batch=8, rungs=(2,)))
     intervention = {**asdict(InterventionConfig()), "blocks": list(range(5)), "slice_width": 48}
     record = Record(number, "running", 0, intervention, training, 5)
-    return Here({"record": json.dumps(record.to_json()), "bars": "{}"})
+    return Here(Assignment(record).config)
 
 
 def steps(worker: Worker) -> list[Record]:
     """What the worker reports, to the end of its trial."""
     found = []
     while not found or found[-1].state == "running":
-        found.append(Record.from_json(json.loads(worker.step()["record"])))
+        found.append(worker.step()[REPORT].record)
     return found
 
 
@@ -543,7 +545,7 @@ def test_a_trial_that_memory_is_too_short_for_twice_fails_with_its_error_and_the
     assert [record.state for record in found] == ["failed"]
     assert "OutOfMemoryError: CUDA out of memory: 1 tasks" in found[0].error  # the second try had one task at a time
     short._bench.exact.most = 3
-    short.reset_config({"record": json.dumps(replace(found[0], state="running", number=2).to_json()), "bars": "{}"})
+    short.reset_config(Assignment(replace(found[0], state="running", number=2)).config)
     assert steps(short)[-1].state == "complete"
 
 
@@ -614,7 +616,7 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
     out = tmp_path / "study"
     out.mkdir()
     (out / "trials").write_text("in the way")
-    Journal(out, SAMPLERS["random"](0))  # a study's folder, not a foreign one
+    Journal(holding(out), SAMPLERS["random"](0))  # a study's folder, not a foreign one
     assert search(command(write(tmp_path / "s.yaml", trials=30), odd_folder, out)) == 1
     captured = capfd.readouterr()
     assert re.search(r"trials 0, 1, 2: got NotADirectoryError: .*trials.*; allowed: ", captured.err)
@@ -629,7 +631,7 @@ def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
     out = tmp_path / "study"
     (out / "trials" / "1").mkdir(parents=True)
     os.mkfifo(out / "trials" / "1" / unfinished.FILE)  # whoever opens it waits for ever
-    Journal(out, SAMPLERS["random"](0))
+    Journal(holding(out), SAMPLERS["random"](0))
     monkeypatch.setattr(ending, "HUNG_SECONDS", 4.0)
     monkeypatch.setattr(ending, "HUNG_RUNGS", 2.0)
     began = time.monotonic()

@@ -80,7 +80,8 @@ def test_a_bases_fingerprint_tells_rule_and_settings_apart(odd: Suite) -> None:
 def test_the_sweep_measures_every_candidate_and_its_best_is_the_highest(odd: Suite) -> None:
     found = sweep(odd, "cpu")
     assert len(found) == len(CANDIDATES)
-    assert best(found) is max(found, key=lambda candidate: candidate.accuracy).base
+    assert best(found) is max(found, key=lambda candidate: candidate.accuracy)
+    assert best(found).merged(odd).rule == best(found).rule
 
 
 def test_a_teacher_alone_classifies_the_odd_suite_without_mistake(odd: Suite) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intervmerge.search.views.again import front_page, report_again
 from mlflow.tracking import MlflowClient
 
 from intervmerge.cli.main import main
@@ -19,16 +20,16 @@ from intervmerge.quoting import as_key
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score, Scores
 from intervmerge.records.study import StudyRecord
-from intervmerge.search.views import Views, front_page, report_again
+from intervmerge.search.views import Views
 from intervmerge.search.watch import Silence
 from intervmerge.stores import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.study.journal import JOURNAL, SETTINGS, Journal, held
 from intervmerge.study.study import Study, load_study
 from intervmerge.suites.suite import Suite
 from intervmerge.views.runs import EXPERIMENT, KIND, NUMBER, PAGE, PARENT, Runs, flat
-from intervmerge.views.screen import composed_table, print_front
 from intervmerge.views.tables import composed_rows, write_front, write_parquet
 from intervmerge.views.terminal import Terminal
+from intervmerge.views.terminal.fronts import composed_table, print_front
 
 # Optuna and MLflow warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intervmerge.engines.store import InProcessStore, Store
 from intervmerge.merging import merge_states, resolve_settings
+from intervmerge.suites.checkpoints import fingerprint_of
 from intervmerge.suites.suite import Suite
 
 
@@ -27,7 +28,9 @@ class MergedBase:
     state: Mapping[str, Tensor]
     """Merged weights by layer, fp32, on the CPU."""
     fingerprint: str
-    """Hash of suite, rule and settings; results of different fingerprints are never mixed."""
+    """Hash of the merged weights and of all else that decides a figure: the suite's files, and the names of its tasks,
+    which seed what is drawn. Results of different fingerprints are never mixed; a rule and settings that give the same
+    weights, bit for bit, give the same base."""
     store: Store = field(default_factory=InProcessStore, repr=False, compare=False)
     """What is computed once for this suite and base: teacher features, tokens."""
 
@@ -54,6 +57,22 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
     complete = resolve_settings(rule, settings)
     vectors = {task.name: task.task_vector for task in suite.tasks}
     state = merge_states(suite.pretrained, vectors, rule, **settings)
-    identity = json.dumps([suite.fingerprint, rule, complete], sort_keys=True, default=str)
-    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return MergedBase(suite, rule, complete, state, fingerprint, store or InProcessStore())
+    return MergedBase(suite, rule, complete, state, fingerprint(suite, state), store or InProcessStore())
+
+
+def fingerprint(suite: Suite, state: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a base: of its merged weights by layer, and of the suite that it is measured on."""
+    tasks = [(task.name, suite.teacher(task.name)) for task in suite.tasks]
+    return hashlib.sha256(json.dumps([suite.fingerprint, tasks, fingerprint_of(state)]).encode()).hexdigest()[:16]
+
+
+def former_fingerprint(suite: Suite, rule: str, settings: Mapping[str, Any]) -> str:
+    """The fingerprint that studies and bundles of format 1 hold: of suite, rule and settings, not of weights.
+
+    Args:
+        suite: as it is now; one that was changed has another.
+        rule: as it is written there.
+        settings: as they are written there, complete: a setting that a rule got since is not among them.
+    """
+    identity = json.dumps([suite.fingerprint, rule, dict(settings)], sort_keys=True, default=str)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]

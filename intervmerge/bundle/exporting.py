@@ -84,9 +84,6 @@ def export(
         temporary.mkdir(parents=True)  # refused here, before anything is merged
         interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
         base = study.base()
-        if base.fingerprint != record.base_fingerprint:
-            rule = "the base must be the one that the study measured; its suite has changed since"
-            raise CheckpointError(f"study {record.name}, base", base.fingerprint, rule, record.base_fingerprint)
         if isinstance(interventions, Interventions):
             interventions.save(temporary / INTERVENTIONS)
         else:

@@ -78,4 +78,4 @@ def choose_base(chosen: argparse.Namespace, suite: Suite) -> MergedBase:
         raise ConfigError("--rule", "auto", "the sweep sets the settings itself", allowed)
     found = sweep(suite, device=chosen.device)
     print_sweep(found)
-    return best(found)
+    return best(found).merged(suite)

@@ -8,16 +8,17 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 
+from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import FEWEST, plan_caches
 from intervmerge.machine import Machine, cores
-from intervmerge.search.plan import Prepared, choose_base
-from intervmerge.search.watch import Silence
+from intervmerge.search.plan import Prepared, named_base
 from intervmerge.space.sampling import DRAWS, Drawn
 from intervmerge.space.space import SearchSettings
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.distill import distill
 from intervmerge.trial.run import Bench
+from intervmerge.workers.seat import threads_of
 
 FINALISTS = 12
 """Trials that are thought to be on the front at the end; searches of mini8 had about so many."""
@@ -62,10 +63,13 @@ def _cost(prepared: Prepared) -> list[str]:
     drawn = [d for d in sampling.sample(DRAWS) if d is not None]
     gpus = torch.cuda.device_count() if prepared.device.startswith("cuda") else 0
     workers = prepared.plan.workers or (gpus * prepared.plan.workers_per_gpu) or cores()
-    torch.set_num_threads(max(1, cores() // workers))
-    machine = Machine(device=prepared.device, cache_gib=prepared.plan.cache_gib, step_gib=prepared.plan.step_gib)
-    whole = plan_caches(prepared.suite, machine.cache_bytes, stream=sampling.holds_streams())
-    base = choose_base(prepared, Silence())
+    torch.set_num_threads(threads_of())
+    shared = prepared.plan.workers_per_gpu if gpus else workers
+    plan = prepared.plan
+    machine = Machine(device=prepared.device, cache_gib=plan.cache_gib, step_gib=plan.step_gib, workers=shared)
+    stream = sampling.holds_streams()
+    whole = plan_caches(prepared.suite, machine.cache_bytes, stream=stream, half=machine.half)
+    base = named_base(prepared) or merge(prepared.suite)  # all rules give a model of the same cost
     few = max(FEWEST, *sampling.batch_sizes())
     bench = Bench(replace(base, suite=fewer(base.suite, few)), machine, plan=replace(whole, adapt=None))
     kinds: dict[str, list[Drawn]] = {}

@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-extra-params", type=whole, metavar="N", help="what has more is never trained")
     parser.add_argument("--time-budget", type=number, metavar="MINUTES", help="of training; trials that run then stop")
     parser.add_argument("--stopping", help="at a rung: none, trial, task (records/stopping.py)")
+    parser.add_argument("--hung-after", type=number, metavar="SECONDS",
+                        help="a trial without a step for so long is ended (default 1800)")  # fmt: skip
     parser.add_argument("--patience", type=whole, metavar="N", help="end when the front does not grow in N trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
@@ -79,7 +81,8 @@ def run(chosen: argparse.Namespace) -> int:
 def _search(prepared: Prepared, quiet: bool) -> int:
     from intervmerge.search.run import search
     from intervmerge.search.watch import Silence
-    from intervmerge.views.screen import Screen, print_front
+    from intervmerge.views.screen import Screen
+    from intervmerge.views.terminal.fronts import print_front
 
     screen = Silence() if quiet else Screen()
     try:
@@ -99,7 +102,7 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
     given = {name: value for name, value in vars(chosen).items() if name not in ("dry_run", "quiet", "base")}
     if given["time_budget"] is not None:
         given["time_budget"] *= 60
-    plan = SearchPlan(**given, base=None if chosen.base is None else read_base(chosen.base))
+    plan = SearchPlan.of(**given, base=None if chosen.base is None else read_base(chosen.base))
     bases = read_space(plan.space).bases if plan.base is None else [plan.base]
     if len(bases) == 1:
         return [plan]

@@ -87,6 +87,6 @@ def _table(folder: Path) -> int:
     suite = load_suite(folder)
     found = sweep(suite)
     print_sweep(found)
-    bench = Bench(best(found), plan=NO_CACHES)
+    bench = Bench(best(found).merged(suite), plan=NO_CACHES)
     print_scores(f"{suite.name}, test", suite, {**references(bench, "test"), "merged": bench.measure(None, "test")})
     return 0

@@ -24,7 +24,7 @@ def print_sweep(found: Sequence[Candidate]) -> None:
     top = max(candidate.accuracy for candidate in found)
     for candidate in found:
         mark = " <- best" if candidate.accuracy == top else ""
-        table.add_row(candidate.base.label, f"{100 * candidate.accuracy:.1f}{mark}")
+        table.add_row(candidate.label, f"{100 * candidate.accuracy:.1f}{mark}")
     Terminal().print(table)
 
 

@@ -66,7 +66,7 @@ class StreamSteps:
         engine: the class stream.
         interventions: one row a task.
         rows: which rows of `interventions` stand in a batch, in order.
-        loss: of features and targets, both [rows, images, features].
+        loss: [rows], of features and targets, both [rows, images, features].
     """
 
     def __init__(
@@ -78,14 +78,15 @@ class StreamSteps:
     ) -> None:
         self._engine, self._interventions, self._loss = engine, interventions, loss
         self._rows = torch.tensor(list(rows), device=engine.device)  # a list would be copied there at every step
+        self._losses = torch.zeros(len(rows), device=engine.device)
         self._parameters = list(interventions.parameters())
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._replayed: Replayed | None = None
 
-    def __call__(self, batch: Batch, targets: Tensor) -> None:
-        """Add the gradients of a batch."""
+    def __call__(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Add the gradients of a batch; the loss of each row [rows], until the next call."""
         inputs = {**self._engine.enter(batch, self._interventions.blocks[0]), "targets": targets}
         if self._replayed is None:
             before = [parameter.grad.clone() for parameter in self._parameters if parameter.grad is not None]
@@ -94,12 +95,15 @@ class StreamSteps:
                 assert parameter.grad is not None
                 parameter.grad.copy_(gradient)  # recording has added to it
         self._replayed(inputs)
+        return self._losses
 
     def _add(self, inputs: Inputs) -> None:
         lead = inputs["targets"].shape[:2]
         edit = edit_of(self._interventions, lead, self._rows)
         found = self._engine.through(inputs, edit, self._interventions.blocks[0]).view(*lead, -1)
-        gradients = torch.autograd.grad(self._loss(found, inputs["targets"]), self._parameters)
+        losses = self._loss(found, inputs["targets"])
+        self._losses.copy_(losses.detach())
+        gradients = torch.autograd.grad(losses.sum(), self._parameters)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             assert parameter.grad is not None
             parameter.grad.add_(gradient)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intervmerge.errors import ConfigError
+from intervmerge.finite import check_finite
 from intervmerge.interventions import files
 from intervmerge.interventions.formulas import FORMULAS, Formula, Kernel, Moments, Tensors
 from intervmerge.interventions.placement import Placement
@@ -193,6 +194,18 @@ class Interventions(nn.Module):
                 for name, tensor in stack.formula.kept(stack.stored(block)).items()
             }
 
+    def check_finite(self, when: str) -> None:
+        """Refuse trained tensors that are infinite or NaN; on CUDA this waits for the device once.
+
+        Raises:
+            NotFiniteError: names the first such task and tensor.
+        """
+        if bool(torch.stack([tensor.isfinite().all() for tensor in self.parameters()]).all()):
+            return
+        for row, (task, _) in enumerate(self.rows):
+            for name, tensor in self.state(row).items():
+                check_finite(tensor, f"the trained {name}", f"task {task}, {when}")
+
     def state_by_task(self) -> dict[str, Tensors]:
         """The trained tensors of every task.
 
@@ -205,7 +218,12 @@ class Interventions(nn.Module):
         return {task: self.state(row) for row, task in enumerate(tasks)}
 
     def save(self, path: str | Path) -> None:
-        """Write all rows to one safetensors file, tensors named `task/block/tensor`; whole or not at all."""
+        """Write all rows to one safetensors file, tensors named `task/block/tensor`; whole or not at all.
+
+        Raises:
+            NotFiniteError: a tensor is infinite or NaN.
+        """
+        self.check_finite(f"for {Path(path).name}")
         files.write(path, dict(self.rows), self.state_by_task())
 
     @classmethod

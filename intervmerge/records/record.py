@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from intervmerge.records.circumstances import UNKNOWN, Circumstances
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Scores, accuracy, agreement
 
@@ -36,6 +37,14 @@ class Rung:
     stopped: Mapping[str, int] = field(default_factory=dict)
     """Tasks that are trained no further, and after how many steps; their counts are of then, a lower estimate."""
 
+    def state(self, steps: int) -> State:
+        """The state of a trial of so many steps after this rung."""
+        if len(self.stopped) == len(self.scores):
+            return "stopped"
+        if self.steps < steps:
+            return "running"
+        return "partial" if self.stopped else "complete"
+
     @property
     def accuracy(self) -> float:
         """Mean over tasks, 0..1."""
@@ -63,6 +72,8 @@ class Record:
     """What trained it."""
     threads: int = 0
     """CPU threads of the worker; results are bit-equal for an equal number."""
+    circumstances: Circumstances = UNKNOWN
+    """What it was computed with; those of its last rung."""
     sha256: str = ""
     """Of the file of interventions."""
     duplicate_of: int | None = None
@@ -78,7 +89,13 @@ class Record:
     @property
     def by_seed(self) -> list[Repeat]:
         """The trial itself and its repeats: one configuration, a seed each."""
-        return [Repeat(self.seed, self.scores, self.test, self.sha256, self.seconds), *self.repeats]
+        own = Repeat(self.seed, self.scores, self.test, self.sha256, self.seconds, self.threads, self.circumstances)
+        return [own, *self.repeats]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it may be on a front: trained to the end in all tasks, every last figure from the exact forward."""
+        return self.state == "complete" and self.measured_by == "exact"
 
     @property
     def seconds(self) -> float:
@@ -124,6 +141,11 @@ class Record:
     def with_test(self, scores: Scores) -> Record:
         """The same trial, measured on `test` for further tasks."""
         return replace(self, test={**self.test, **scores})
+
+    def with_repeat(self, repeat: Repeat) -> Record:
+        """The same trial, trained again with one more seed."""
+        others = [other for other in self.repeats if other.seed != repeat.seed]
+        return replace(self, repeats=tuple(sorted([*others, repeat], key=lambda again: again.seed)))
 
 
 _RECORDS = TypeAdapter(Record)

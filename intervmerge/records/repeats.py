@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from intervmerge.records.circumstances import UNKNOWN, Circumstances
 from intervmerge.records.scores import Score, Scores, images_known
 
 
@@ -24,6 +25,10 @@ class Repeat:
     """Of the file of interventions."""
     seconds: float = 0.0
     """Training and measuring."""
+    threads: int = 0
+    """CPU threads of its process."""
+    circumstances: Circumstances = UNKNOWN
+    """What it was computed with."""
 
     @property
     def images_known(self) -> list[str]:

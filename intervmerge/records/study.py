@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -10,16 +11,12 @@ from typing import Any
 
 from intervmerge import pareto
 from intervmerge.records.composed import Composed, Mixture, Option
+from intervmerge.records.growth import Axes, Growth, growth_of
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import pooled
 from intervmerge.records.scores import OBJECTIVES, Scores, images_known
 from intervmerge.records.spread import Gain, Spread, gain, spread_of
 from intervmerge.records.words import in_words
-
-
-def exactly(trials: Iterable[Record]) -> list[Record]:
-    """The trials that may be on a front: trained to the end in all tasks, every last figure from the exact forward."""
-    return [trial for trial in trials if trial.state == "complete" and trial.measured_by == "exact"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,13 @@ class StudyRecord:
     """A row of SELECTIONS: by which figures the composed front is chosen."""
     final_seeds: int = 0
     """Further seeds that the front's trials are to be trained with."""
+    looks: int = 0
+    """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
+
+    def with_growth(self, growth: Sequence[Growth]) -> StudyRecord:
+        """The same, its growth known already; `replace` forgets it again."""
+        self.__dict__["growth"] = growth
+        return self
 
     @cached_property
     def complete(self) -> list[Record]:
@@ -76,27 +80,28 @@ class StudyRecord:
 
         Every figure is exact; a trial that was measured in the stream alone was too far from the front to be on it.
         """
-        return self._front(self.complete)
+        return [self.trial(number) for number in self.growth[-1].numbers]
 
-    def _front(self, trials: Sequence[Record]) -> list[Record]:
-        objective, measured = OBJECTIVES[self.select], exactly(trials)
-        merged = (objective(self.references["validation"]["merged"]), 0)
-        points = [merged, *((objective(trial.scores), trial.extra_params) for trial in measured)]
-        return [measured[i - 1] for i in pareto.front(points) if i > 0]
+    @property
+    def axes(self) -> Axes:
+        """What its trials are held against."""
+        objective, known = OBJECTIVES[self.select], self.references["validation"]
+        return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest)
+
+    @cached_property
+    def growth(self) -> Sequence[Growth]:
+        """The study after none, one, two ... of its ended trials, by number."""
+        return growth_of(self.axes, self.ended)
+
+    def trial(self, number: int) -> Record:
+        """The trial of this number."""
+        found = self.trials[bisect_left(self.trials, number, key=lambda trial: trial.number)]
+        assert found.number == number
+        return found
 
     def hypervolume(self, first: int | None = None) -> float:
         """Hypervolume (see pareto) of the first so many ended trials on validation; of all by default."""
-        objective = OBJECTIVES[self.select]
-        return self._volume([(objective(trial.scores), trial.extra_params) for trial in exactly(self.ended[:first])])
-
-    def _volume(self, points: Sequence[pareto.Point]) -> float:
-        objective, known = OBJECTIVES[self.select], self.references["validation"]
-        floor, ceiling = objective(known["merged"]), objective(known["individual"])
-        return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.dearest)
-
-    def front_size(self, first: int) -> int:
-        """Points on the front of the first so many ended trials."""
-        return len(self._front(self.ended[:first]))
+        return self.growth[-1 if first is None else min(first, len(self.ended))].hypervolume
 
     def best(self, max_extra_params: int | None = None) -> Record | None:
         """The front's most accurate trial within a budget; None where there is none."""
@@ -126,7 +131,9 @@ class StudyRecord:
 
     def composed_hypervolume(self, first: int | None = None) -> float:
         """Hypervolume of the composed front, by the figures that it was chosen by; else as `hypervolume`."""
-        return self._volume((self.composed if first is None else self._composed(self.ended[:first])).points)
+        points = (self.composed if first is None else self._composed(self.ended[:first])).points
+        axes = self.axes
+        return pareto.hypervolume(points, floor=axes.merged, ceiling=axes.individual, dearest=axes.dearest)
 
     def tested(self, trial: Record) -> Scores:
         """A trial's counts on `test`; empty unless all tasks were measured, so that no mean is over some of them."""
@@ -176,4 +183,5 @@ class StudyRecord:
         counts = {c.total for c in self.references["validation"]["merged"].values()}
         label = f"{self.suite}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
         note = f" {self.note.rstrip('.')}." if self.note else ""
-        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task.{note}"
+        times = {0: "", 1: ", test was looked at once"}.get(self.looks, f", test was looked at {self.looks} times")
+        return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task{times}.{note}"

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.batches import check_batch, sizes
-from intervmerge.errors import ConfigError, lookup
+from intervmerge.engines.caches import CachePlan, plan_caches
+from intervmerge.errors import ConfigError, lookup, nearest
 from intervmerge.machine import Machine, find_device
 from intervmerge.quoting import as_file
 from intervmerge.records.composed import SELECTIONS
 from intervmerge.records.scores import OBJECTIVES, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
+from intervmerge.settings import read_settings
 from intervmerge.space.sampling import Sampling
+from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import Base, Lines, check_base, find_space, read_space
 from intervmerge.stores import check_uri
-from intervmerge.study.study import EXTENDS, Study, check_folder
+from intervmerge.study.study import Study, check_folder
 from intervmerge.study.warm_start import open_others
 from intervmerge.suites.protocol import PROTOCOLS, under
 from intervmerge.suites.suite import Suite, load_suite, packaged
-from intervmerge.trial.sweep import best, sweep
+from intervmerge.trial.sweep import Candidate, best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +38,13 @@ class SearchPlan:
     space: str | Path
     suite: str | Path | None = None
     base: Base | None = None
-    trials: int | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of SearchSettings that are not to be the space's."""
     workers: int | None = None
     workers_per_gpu: int = 1
-    seed: int | None = None
     out: str | Path | None = None
-    max_extra_params: int | None = None
     time_budget: float | None = None
     """Seconds of training after which no trial goes on."""
-    patience: int | None = None
-    stopping: str | None = None
-    final_seeds: int | None = None
     warm_start: str | Path | Sequence[str | Path] = ()
     """Folders of studies whose trials need not be trained again."""
     protocol: str = "fair"
@@ -59,18 +60,38 @@ class SearchPlan:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trials", "workers", "workers_per_gpu", "time_budget", "max_extra_params", "patience"):
+        for name, most in (("workers", 10_000), ("workers_per_gpu", 1_000), ("time_budget", 10**9)):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"--{name.replace('_', '-')}", value, "it is positive", "1 or more")
-        if self.final_seeds is not None and self.final_seeds < 0:
-            raise ConfigError("--final-seeds", self.final_seeds, "it is a count", "0 or more")
+            if value is not None and not 0 < value <= most:  # nor NaN
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(flag, value, "it is positive, and within reason", f"more than 0, at most {most:,}")
+        try:
+            read_settings(SearchSettings, self.search, "")
+        except ConfigError as error:
+            where = f"--{str(error.args[0]).removeprefix('search.').replace('_', '-')}"
+            raise ConfigError(where, *error.args[1:]) from error
         if self.mlflow is not None:
             check_uri(self.mlflow)
         Machine(cache_gib=self.cache_gib, step_gib=self.step_gib)
         lookup(PROTOCOLS, self.protocol, "--protocol")
         lookup(OBJECTIVES, self.select, "--select")
         lookup(SELECTIONS, self.selection, "--selection")
+
+    @classmethod
+    def of(cls, **given: Any) -> SearchPlan:
+        """A plan of its own fields and of those of SearchSettings, side by side; what is None is left out.
+
+        Raises:
+            ConfigError: a value is refused, or there is no such field.
+        """
+        fits = {f.name for f in fields(cls)} - {"search"}
+        for name in given:
+            if name not in fits and name not in KNOBS:
+                raise ConfigError(
+                    name, "no setting of a search", "settings have these names", nearest(name, {*fits, *KNOBS})
+                )
+        search = {name: value for name, value in given.items() if name in KNOBS and value is not None}
+        return cls(**{name: value for name, value in given.items() if name not in KNOBS}, search=search)
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,8 @@ class Prepared:
     device: str
     others: Sequence[Study] = ()
     """The studies that it starts from."""
+    caches: CachePlan | None = None
+    """What will be kept of the base; None where the nodes of a cluster decide."""
 
 
 def prepare(plan: SearchPlan) -> Prepared:
@@ -95,43 +118,53 @@ def prepare(plan: SearchPlan) -> Prepared:
     """
     path = find_space(plan.space)
     space = read_space(path)
-    changed: dict[str, Any] = {name: getattr(plan, name) for name in ("seed", *EXTENDS)}
-    search = replace(space.search, **{name: value for name, value in changed.items() if value is not None})
+    search = replace(space.search, **plan.search)
     training = space.training if plan.engine is None else replace(space.training, engine=plan.engine)
     space = replace(space, search=search, training=training, base=space.base if plan.base is None else plan.base)
     named = plan.suite if plan.suite is not None else space.suite
     suite = under(load_suite(named), plan.protocol)
     suite_path = str(named) if str(named) in packaged() else str(Path(named).resolve())
     sampling = Sampling(space, suite.architecture, len(suite.tasks))
+    device = str(find_device(plan.device)) if plan.address is None else plan.device
     try:
         sampling.check()
+        caches = None if plan.address is not None else caches_of(plan, sampling, suite, device)
         for size in sampling.batch_sizes():
-            check_batch(sizes(suite, "adapt"), size)
+            check_batch(sizes(suite, "adapt"), size, limit=None if caches is None else caches.adapt)
     except ConfigError as error:
         raise Lines(path).located(error) from error
     if len(space.bases) > 1:
         rule = "one study has one merged base"
         raise ConfigError("base", f"{len(space.bases)} bases", rule, "one of them with --base, or intervmerge-search")
     check_base(space.bases[0])
-    device = str(find_device(plan.device)) if plan.address is None else plan.device
     folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{as_file(suite.name)}"
     check_folder(folder)
-    return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start))
+    return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start), caches)
 
 
-def choose_base(prepared: Prepared, watch: Watcher) -> MergedBase:
-    """The base that the plan names; for `auto` the best of a sweep on validation."""
+def caches_of(plan: SearchPlan, sampling: Sampling, suite: Suite, device: str) -> CachePlan:
+    """What will be kept of the base on this machine: it decides what trials are computed with."""
+    cuda = torch.device(device).type == "cuda"
+    machine = Machine(device=device, cache_gib=plan.cache_gib, workers=plan.workers_per_gpu if cuda else 1)
+    return plan_caches(suite, machine.cache_bytes, stream=sampling.holds_streams(), half=machine.half)
+
+
+def named_base(prepared: Prepared) -> MergedBase | None:
+    """The base that the plan names; None for `auto`, which a sweep chooses."""
     named = prepared.sampling.space.bases[0]
-    if isinstance(named, str):
-        if named != "auto":
-            return merge(prepared.suite, named)
-        watch.phase("choosing the merged base: a sweep on validation")
-        found = sweep(prepared.suite, prepared.device)
-        for candidate in found:
-            scores = f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * agreement(candidate.scores):.1f} %"
-            watch.phase(f"  {candidate.base.label}: {scores}")
-        if prepared.plan.select == "teacher_agreement":  # no labels, for the base neither
-            return max(found, key=lambda candidate: agreement(candidate.scores)).base
-        return best(found)
-    settings: Mapping[str, Any] = {name: value for name, value in named.items() if name != "rule"}
-    return merge(prepared.suite, str(named["rule"]), **settings)
+    if named == "auto":
+        return None
+    values: Mapping[str, Any] = {"rule": named} if isinstance(named, str) else named
+    settings = {name: value for name, value in values.items() if name != "rule"}
+    return merge(prepared.suite, str(values["rule"]), **settings)
+
+
+def best_base(prepared: Prepared, watch: Watcher, sweep: Callable[[], Sequence[Candidate]]) -> MergedBase:
+    """The base that does best in a sweep on `validation`, by what the study chooses by."""
+    watch.phase("choosing the merged base: a sweep on validation")
+    found = sweep()
+    for candidate in found:
+        scores = f"accuracy {100 * candidate.accuracy:.1f} %, agreement {100 * agreement(candidate.scores):.1f} %"
+        watch.phase(f"  {candidate.label}: {scores}")
+    chosen = best(found, prepared.plan.select)  # by agreement without labels, for the base neither
+    return chosen.merged(prepared.suite)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.records.ending import stalled
-from intervmerge.search.plan import Prepared, SearchPlan, choose_base, prepare
+from intervmerge.records.record import Record
+from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
+from intervmerge.space.search import SEEDS
 from intervmerge.study.disk import plainly
-from intervmerge.study.journal import JOURNAL, Journal, held
+from intervmerge.study.journal import Journal, held
 from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study, settings_of, take_up
 from intervmerge.study.warm_start import check_other, take_over
 from intervmerge.trial import unfinished
-from intervmerge.workers.session import ray_session
+from intervmerge.workers.interrupt import Interrupt
+from intervmerge.workers.session import only_gpu, ray_session
 
 
 def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:
@@ -28,20 +36,20 @@ def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) 
     Args:
         space: path of a YAML file, or the name of a shipped space.
         watch: told of what happens.
-        plan: fields of SearchPlan, such as `suite="mini8"`, `trials=32`.
+        plan: fields of SearchPlan and of SearchSettings, such as `suite="mini8"`, `trials=32`.
 
     Raises:
         InputError: anything that the user gave is refused before Ray starts.
     """
-    return search(prepare(SearchPlan(space=space, **plan)), watch or Silence())
+    return search(prepare(SearchPlan.of(space=space, **plan)), watch or Silence())
 
 
-def known_base(prepared: Prepared) -> MergedBase | None:
+def known_base(prepared: Prepared, journal: Journal) -> MergedBase | None:
     """The base that the folder's study chose by its sweep; None for a new study, and for a base that is named."""
-    if prepared.sampling.space.bases != ["auto"] or not (prepared.folder / JOURNAL).is_file():
+    settings = journal.settings
+    if prepared.sampling.space.bases != ["auto"] or not settings:
         return None
-    settings = Journal(prepared.folder).settings
-    return merge(prepared.suite, settings["rule"], **settings["rule_settings"]) if settings else None
+    return merge(prepared.suite, settings["rule"], **settings["rule_settings"])
 
 
 def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
@@ -56,15 +64,31 @@ def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
-    """Run a prepared search."""
-    with held(prepared.folder), plainly(prepared.folder):
-        base = known_base(prepared) or choose_base(prepared, watch)
-        plan, sampling = prepared.plan, prepared.sampling
+    """Run a prepared search.
+
+    Raises:
+        KeyboardInterrupt: a signal ended it, which its `exit_code` says; all that is done is kept.
+    """
+    plan, sampling = prepared.plan, prepared.sampling
+    session = partial(ray_session, plan.address, plan.workers or 1, only_gpu(prepared.device))
+    with held(prepared.folder), plainly(prepared.folder), Interrupt() as interrupt, ExitStack() as stack:
+        journal = _opened(prepared)
+        said = check_trials(prepared, f"--out {prepared.folder}", journal.records())
+        base = known_base(prepared, journal) or named_base(prepared)
+        if base is None:
+            stack.enter_context(session())
+            from intervmerge.search.bases import swept_base  # imports Ray, which reads the session's environment
+
+            base = swept_base(prepared, watch, interrupt.check)
         dearest = sampling.cost_range()[1]
         settings = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest, plan.selection)
         for other in prepared.others:
-            check_other(other, settings)
-        study = _opened(prepared, settings)
+            check_other(other, settings, base)
+            said += check_trials(prepared, f"--warm-start {other.folder}", other.journal.records())
+        take_up(journal, settings, prepared.folder, base)
+        for words in said:
+            watch.phase(words)
+        study = Study(prepared.folder, journal)
         for other in prepared.others:
             _start_from(other, study, sampling, watch)
         for trial in study.record.trials:
@@ -76,21 +100,33 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
             watch.phase("nothing is missing: the views are made again")
             report(study, plan.mlflow, watch)
             return study
-        with ray_session(plan.address, plan.workers or 1):
-            from intervmerge.search.driver import Driver  # imports Ray, which reads the session's environment
+        interrupt.check()
+        stack.enter_context(session())  # the same, where it is there already
+        from intervmerge.search.driver import Driver
 
-            Driver(prepared, base, study, watch).run()
+        Driver(prepared, base, study, watch, interrupt).run()
         return study
 
 
-def _opened(prepared: Prepared, settings: Mapping[str, Any]) -> Study:
-    """The study of the folder, begun or taken up."""
+def check_trials(prepared: Prepared, where: str, records: Iterable[Record]) -> list[str]:
+    """Refuse to go on from trials that were computed with something else; what may differ, in words.
+
+    Raises:
+        ConfigError: figures would differ by more than rounding.
+    """
+    if prepared.caches is None:  # the nodes of a cluster decide
+        return []
+    ours = planned(torch.device(prepared.device).type, prepared.caches)
+    return check_circumstances(where, records, ours, prepared.suite)
+
+
+def _opened(prepared: Prepared) -> Journal:
+    """The journal of the folder, new or with what is in it."""
     search = prepared.sampling.space.search
     journal = Journal(prepared.folder, SAMPLERS[search.sampler](search.seed))
     if drawn := len(journal.study.get_trials(deepcopy=False)):  # the same seed again would draw the same again
-        journal.study.sampler = SAMPLERS[search.sampler](search.seed + drawn)
-    take_up(journal, settings, prepared.folder)
-    return Study(prepared.folder, journal)
+        journal.study.sampler = SAMPLERS[search.sampler]((search.seed + drawn) % SEEDS)
+    return journal
 
 
 def _start_from(other: Study, study: Study, sampling: Sampling, watch: Watcher) -> None:

@@ -6,9 +6,9 @@ repeats; so this speaks to the study itself.
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,14 +16,15 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from intervmerge.errors import ConfigError, DiskError
+from intervmerge.errors import ConfigError
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import Scores
-from intervmerge.records.stopping import Bars, bars
+from intervmerge.records.stopping import Bars, Known
 from intervmerge.space.samplers import GRID, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
-from intervmerge.study.disk import REFUSED
 from intervmerge.study.journal import Journal
+from intervmerge.workers.assignment import REPORT, Assignment, Report
+from intervmerge.workers.watchdog import DIED
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
@@ -31,7 +32,6 @@ GIVE_UP = 400
 """After so many in a row in a space too large to list, the space counts as exhausted."""
 LISTED = "every different configuration of this space is in the study: it ends here"
 DRAWN = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
-DIED = "the worker's process could not start, or died"
 
 Tell = Callable[[str, Record], None]
 """(event, record): "started", "measured" or "ended"."""
@@ -49,6 +49,8 @@ class OptunaSearcher(Searcher):
         tell: is told of every trial.
         say: is told in words why the search ends early, and what holds it up.
         enough: why no further trial is to be begun, if there is a reason.
+        why: of a trial's id, why it ended, if it leaves no record.
+        rests: nodes that rest, and for how many seconds.
     """
 
     def __init__(
@@ -62,18 +64,22 @@ class OptunaSearcher(Searcher):
         *,
         say: Callable[[str], None] = lambda text: None,
         enough: Callable[[], str | None] = lambda: None,
+        why: Callable[[str], str] = lambda trial_id: DIED,
+        rests: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
         self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
+        self._why, self._rests = why, rests
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
-        self._causes: dict[str, str] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
         self._known = {_key(record): record for record in known}
+        self._figures = self._all_figures()
         self._left = journal.reopened(select)
         self._grid = self._affordable()
+        self._unasked = deque(() if self._grid is None else self._grid)
         search = sampling.space.search
         self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
         self._spared = sampling.spared()
@@ -98,15 +104,31 @@ class OptunaSearcher(Searcher):
         trial, record = self._open[trial_id] = asked
         self._journal.keep(trial, record)
         self._tell("started", record)
-        # as text: Tune flattens what is nested
-        reach = json.dumps(asdict(self._bars(record)))
-        return {"record": json.dumps(record.to_json()), "bars": reach}
+        return Assignment(record, self._bars(record), self._rests()).config
 
     def _bars(self, record: Record) -> Bars:
         """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
-        found = bars(record.extra_params, self._known.values(), self._merged, self._select)
+        found = self._figures.bars(record.extra_params)
         spared = text_of(record.intervention) in self._spared
         return replace(found, whole={}, tasks={}) if spared else found
+
+    def _all_figures(self) -> Known:
+        """What is known of all trials that did not fail."""
+        found = Known(self._merged, self._select)
+        for record in self._known.values():
+            if record.state != "failed":
+                found.hear(record)
+        return found
+
+    def _hear(self, record: Record) -> None:
+        """A configuration's record, as it is now."""
+        before = self._known.get(_key(record))
+        self._known[_key(record)] = record
+        if record.state == "failed":
+            if before is not None and before.rungs:  # it held others up: rare, so that all are heard anew
+                self._figures = self._all_figures()
+        else:
+            self._figures.hear(record, 0 if before is None else len(before.rungs))
 
     def _next(self) -> tuple[optuna.Trial, Record] | None:
         """A new configuration, unless the search has ended; why it ends is said once."""
@@ -127,13 +149,13 @@ class OptunaSearcher(Searcher):
         Raises:
             DiskError: the trial cannot be written.
         """
-        if REFUSED in result:
-            raise DiskError(*json.loads(result[REFUSED]))
+        report: Report = result[REPORT]
+        if report.refused is not None:
+            raise report.refused
         if trial_id in self._open:
-            trial, _ = self._open[trial_id]
-            record = Record.from_json(json.loads(result["record"]))
+            trial, record = self._open[trial_id][0], report.record
             self._open[trial_id] = (trial, record)
-            self._known[_key(record)] = record
+            self._hear(record)
             self._journal.keep(trial, record)
             self._tell("measured", record)
 
@@ -142,19 +164,14 @@ class OptunaSearcher(Searcher):
         if trial_id not in self._open:
             return
         trial, record = self._open.pop(trial_id)
-        cause = self._causes.pop(trial_id, DIED)
-        if result is not None and "record" in result:
-            record = Record.from_json(json.loads(result["record"]))
+        if result is not None and REPORT in result:
+            record = result[REPORT].record
         if record.state == "running":  # its process ended before it did
-            record = replace(record, state="failed", error=cause)
+            record = replace(record, state="failed", error=self._why(trial_id))
         self._end(trial, record)
 
-    def condemn(self, trial_id: str, cause: str) -> None:
-        """Say why a trial ends, if it ends without a record."""
-        self._causes[trial_id] = cause
-
     def _end(self, trial: optuna.Trial, record: Record) -> None:
-        self._known[_key(record)] = record
+        self._hear(record)
         self._journal.tell(trial, record, self._select)
         self._tell("ended", record)
 
@@ -199,11 +216,12 @@ class OptunaSearcher(Searcher):
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
-        fresh = next((values for key, values in self._grid.items() if key not in self._known), None)
-        waiting = self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        if fresh is not None and repeats >= self._repeats and not waiting:
-            self._journal.study.enqueue_trial(fresh)
-        return fresh is not None
+        while self._unasked and self._unasked[0] in self._known:
+            self._unasked.popleft()
+        abound = bool(self._unasked) and repeats >= self._repeats
+        if abound and not self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+            self._journal.study.enqueue_trial(self._grid[self._unasked[0]])
+        return bool(self._unasked)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the truth, Tune's snapshot is never restored."""

@@ -14,6 +14,9 @@ class Watcher(Protocol):
     def phase(self, text: str) -> None:
         """Something began that takes a while, or the user should know something."""
 
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Of what such a phase does, so much is done; the first time none, the last time all."""
+
     def began(self, study: StudyRecord, trials: int) -> None:
         """Training begins; the study is to have so many different configurations."""
 
@@ -31,6 +34,9 @@ class Silence:
     """Watches and says nothing."""
 
     def phase(self, text: str) -> None:
+        """See Watcher."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
         """See Watcher."""
 
     def began(self, study: StudyRecord, trials: int) -> None:

@@ -5,18 +5,19 @@ A setting is a plain value, which is fixed; `{choices: [...]}`; or `{low: ..., h
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from intervmerge.errors import ConfigError, nearest
 from intervmerge.interventions import InterventionConfig
 from intervmerge.merging import resolve_settings
-from intervmerge.settings import read_settings, read_yaml, settings
+from intervmerge.settings import Lines as Lines
+from intervmerge.settings import read_file, settings
+from intervmerge.space.search import SearchSettings as SearchSettings
 from intervmerge.trial.config import TrainingConfig
 
 
@@ -112,40 +113,6 @@ class TrainingSpace:
             raise ConfigError("training.rungs", list(self.rungs), "rungs are steps, in order", "such as [25, 50, 100]")
 
 
-@settings
-class SearchSettings:
-    """How it is searched."""
-
-    trials: int = 24
-    """Different configurations to train."""
-    sampler: str = "tpe"
-    """A row of SAMPLERS."""
-    priors: str = "paper"
-    """`paper` asks the paper's own configurations first, `none` does not."""
-    max_extra_params: int | None = None
-    """Configurations with more are told to the sampler and never trained."""
-    patience: int | None = None
-    """The search ends when the front has not grown in so many complete trials."""
-    stopping: str = "none"
-    """A row of STOPPING (records/stopping.py): what is trained no further at a rung."""
-    seed: int = 0
-    """Of the sampler, and of every trial's initial values and batches."""
-    final_seeds: int = 0
-    """Further seeds that the front's trials are trained with when the search ends, for error bars: seed + 1, ..."""
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "max_extra_params", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"search.{name}", value, "it is a count", "1 or more")
-        if self.seed < 0:
-            raise ConfigError("search.seed", self.seed, "a seed is not negative", "0 or more")
-        if self.final_seeds < 0:
-            raise ConfigError("search.final_seeds", self.final_seeds, "it is a count", "0 or more")
-        if self.priors not in ("paper", "none"):
-            raise ConfigError("search.priors", repr(self.priors), "it names what is asked first", "paper, none")
-
-
 Base = str | dict[str, str | float | int]
 """`auto` for the sweep, or a rule and its settings: `{rule: task_arithmetic, scaling: 0.3}`."""
 
@@ -162,6 +129,8 @@ class Space:
     search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
+        if not self.bases:
+            raise ConfigError("base", "[]", "a space has a base, or several", "auto, or {rule: task_arithmetic}")
         for base in self.bases:
             check_base(base)
 
@@ -203,12 +172,7 @@ def read_space(name: str | Path) -> Space:
     Raises:
         ConfigError: with file, line and key, what was got, the rule and what is allowed.
     """
-    path = find_space(name)
-    values, lines = read_yaml(path), Lines(path)
-    try:
-        return read_settings(Space, values, "")
-    except ConfigError as error:
-        raise lines.located(error) from error
+    return read_file(Space, find_space(name))
 
 
 def find_space(name: str | Path) -> Path:
@@ -232,42 +196,3 @@ def shipped() -> dict[str, Path]:
 def schema() -> dict[str, Any]:
     """The JSON schema of a space, for editors."""
     return TypeAdapter(Space).json_schema()
-
-
-class Lines:
-    """Where the keys of a YAML file stand."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: dict[str, int] = {}
-        # safe_load keeps the last of two equal keys silently; the nodes show both
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        if node is not None:
-            self._walk(node, "")
-
-    def _walk(self, node: yaml.Node, above: str) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                name = f"{above}.{key.value}".lstrip(".")
-                if name in self._lines:
-                    raise ConfigError(
-                        f"{self.path}, line {key.start_mark.line + 1}, {name}",
-                        "the same key again",
-                        "a key stands once",
-                        f"one of them; the other is in line {self._lines[name]}",
-                    )
-                self._lines[name] = key.start_mark.line + 1
-                self._walk(value, name)
-        elif isinstance(node, yaml.SequenceNode):
-            for number, value in enumerate(node.value):
-                self._lines[f"{above}.{number}"] = value.start_mark.line + 1
-                self._walk(value, f"{above}.{number}")
-
-    def located(self, error: ConfigError) -> ConfigError:
-        """The same error with file and line before its key."""
-        where, *rest = error.args
-        key: Hashable = str(where)
-        while key and key not in self._lines:
-            key = str(key).rpartition(".")[0]
-        line = f", line {self._lines[str(key)]}" if key else ""
-        return ConfigError(f"{self.path}{line}, {where}", *rest)

@@ -10,8 +10,6 @@ from intervmerge.errors import DiskError, IntervMergeError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk has no room, or the user's share of it."""
-REFUSED = "refused"
-"""Key of what a worker reports instead of a rung that it cannot write: the parts of a DiskError, as JSON."""
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

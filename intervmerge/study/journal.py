@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import log10
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
-from intervmerge.records.record import ENDED, Record
+from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
-from intervmerge.study.journal_file import JournalFile, mend
-from intervmerge.study.upgrades import upgraded
+from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
+from intervmerge.study.upgrades import upgraded, upgraded_settings
 
 JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
 REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
-STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+LOOKS = "looks"
+DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
+"""Of accuracy, and of log10 of extra parameters."""
+TOLD: Mapping[str, TrialState] = MappingProxyType(
+    {
+        "complete": TrialState.COMPLETE,
+        "partial": TrialState.PRUNED,
+        "stopped": TrialState.PRUNED,
+        "pruned": TrialState.PRUNED,
+    }
+)
+"""State of a record to what Optuna hears; of any other there is nothing to learn: FAIL, which samplers leave out."""
 
 
 @contextmanager
@@ -47,65 +60,128 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+        HELD.add(folder.resolve())
+        stack.callback(HELD.discard, folder.resolve())
         yield
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around what reads a journal: raises a ConfigError for one that no search wrote."""
+    try:
+        yield
+    except IntervMergeError:
+        raise
+    except Exception as error:  # whatever a library finds in it
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        rule = "it is what searches wrote there, and nothing else"
+        raise ConfigError(
+            path, f"a journal that cannot be read ({words})", rule, "a copy of it, or another folder"
+        ) from error
+
+
+def check_own(path: Path, storage: JournalStorage) -> None:
+    """Refuse a journal of Optuna that is another's, before anything is added to it.
+
+    Raises:
+        ConfigError: it holds another study.
+    """
+    for study in storage.get_all_studies():
+        directions = tuple(direction.name.lower() for direction in study.directions)
+        if study.study_name != NAME or directions != DIRECTIONS:
+            got = f"a study of Optuna named {study.study_name!r} that {'s, '.join(directions)}s"
+            raise ConfigError(path, got, "a study of intervmerge has a journal of its own", "another folder")
+
+
 class Journal:
-    """Optuna's study of a folder. Opening it mends what a killed search left.
+    """Optuna's study of a folder. Opening it to write mends what a killed search left.
 
     Args:
-        folder: of the study.
-        sampler: what asks; None for one that is only read.
+        folder: of the study; whoever writes holds it.
+        sampler: what asks; None for one that is not searched.
     """
 
     def __init__(self, folder: Path, sampler: optuna.samplers.BaseSampler | None = None) -> None:
-        path = folder / JOURNAL
-        if sampler is not None:
-            mend(path)
+        self._path = folder / JOURNAL
+        self.writes = sampler is not None
+        self._records: dict[int, Record] | None = None
+        self._looks = False
+        self.changes = 0
+        """How often something was written here."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFile(str(path)))
-        if sampler is None:
-            self.study = optuna.load_study(study_name=NAME, storage=storage)
-            return
-        self.study = optuna.create_study(
-            storage=storage,
-            sampler=sampler,
-            study_name=NAME,
-            directions=["maximize", "minimize"],  # accuracy, log10 of extra parameters
-            load_if_exists=True,
-        )
+        assert not self.writes or is_held(self._path), f"{folder} is opened to write by who does not hold it"
+        with reading(self._path):
+            if self.writes:
+                mend(self._path)
+            storage = JournalStorage(JournalFile(str(self._path)))
+            check_own(self._path, storage)
+            begun = bool(storage.get_all_studies())
+            if begun or sampler is None:  # creating one that is there would write, too
+                self.study = optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+            else:
+                self.study = optuna.create_study(
+                    storage=storage, sampler=sampler, study_name=NAME, directions=DIRECTIONS
+                )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the study was made with; empty for a new one."""
-        return dict(self.study.user_attrs.get(SETTINGS, {}))
+        """What the study was made with, as this version says it; empty for a new one.
+
+        Raises:
+            ConfigError: a newer version made it, or something else wrote there.
+        """
+        known = self.study.user_attrs.get(SETTINGS)
+        with reading(self._path):
+            return upgraded_settings(known, self._path) if known else {}
 
     def note(self, name: str, values: Any) -> None:
         """Keep plain values on the study."""
         self.study.set_user_attr(name, values)
+        self._heard()
 
     def noted(self, name: str) -> Any:
         """What `note` kept, or None."""
         return self.study.user_attrs.get(name)
 
     def records(self) -> list[Record]:
-        """The record of every trial, by number, with what was measured on `test`, and its repeats."""
+        """The record of every trial, by number, with what was measured on `test`, and its repeats.
+
+        Whoever holds the folder has them in memory, as nobody else writes.
+        """
+        if self._records is None:
+            with reading(self._path):
+                found = {record.number: record for record in self._read()}
+            if not self.writes:
+                return list(found.values())
+            self._records = found
+        return list(self._records.values())
+
+    def _read(self) -> Iterator[Record]:
         notes = self.study.user_attrs
         repeats: dict[int, list[dict[str, Any]]] = {}
         for name in (name for name in notes if name.startswith(f"{REPEATS}/")):
             repeats.setdefault(int(name.split("/")[1]), []).append(notes[name])
-        found = []
         for trial in self.study.get_trials(deepcopy=False):
             values = trial.user_attrs.get(RECORD)
             if values is not None:
                 again = sorted(repeats.get(trial.number, []), key=lambda repeat: int(repeat["seed"]))
                 values = {**values, "test": notes.get(f"test/{trial.number}", {}), "repeats": again}
-                found.append(Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {}))))
-        return found
+                yield Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {})))
+
+    def _heard(self, record: Record | None = None) -> None:
+        """Something was written; of a record, what `records` gives from now on."""
+        self.changes += 1
+        if record is not None and self._records is not None:
+            known = record.number in self._records
+            self._records[record.number] = record
+            if not known:  # trials are asked by number, and may be written down in another order
+                self._records = dict(sorted(self._records.items()))
 
     def keep(self, trial: optuna.Trial, record: Record) -> None:
         """Put the record on a trial that is not told yet."""
-        trial.set_user_attr(RECORD, record.to_json())
+        values = json.loads(json.dumps(record.to_json()))  # in memory it is what it is on disk
+        trial.set_user_attr(RECORD, values)
+        self._heard(Record.from_json(values))
 
     def tell(self, trial: optuna.Trial, record: Record, select: str) -> None:
         """Put the record on the trial and tell Optuna; after this the trial is finished for ever."""
@@ -131,6 +207,7 @@ class Journal:
                 constraints=constraints,
             )
         self.study.add_trial(told)
+        self._heard(Record.from_json(json.loads(json.dumps(record.to_json()))))
 
     def constrain(self, trial: optuna.Trial, extra_params: int, budget: int) -> None:
         """Say on a trial how far it is over the budget."""
@@ -138,14 +215,33 @@ class Journal:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial.set_constraint(CONSTRAINT, excess(extra_params, budget))
 
+    @property
+    def looks(self) -> int:
+        """How many sessions measured something on `test`: what is chosen after the first has seen it."""
+        notes = self.study.user_attrs
+        seen = any(name.startswith(("test/", f"{REPEATS}/")) for name in notes)
+        return int(notes.get(LOOKS, seen))  # format 1 did not count
+
+    def _look(self) -> None:
+        """This session measured something on `test`; it counts once."""
+        if not self._looks:
+            self._looks = True
+            self.note(LOOKS, self.looks + 1)
+
     def keep_test(self, record: Record) -> None:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
+        self._look()
         name = f"test/{record.number}"
         self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
+        if self._records is not None:
+            self._heard(self._records[record.number].with_test(record.test))
 
     def keep_repeat(self, number: int, repeat: Repeat) -> None:
         """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
+        self._look()
         self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
+        if self._records is not None:
+            self._heard(self._records[number].with_repeat(repeat))
 
     def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
         """Trials that a killed search left running, to be asked again; those that had ended are told now.
@@ -168,10 +264,22 @@ class Journal:
         return left
 
     def _tell(self, number: int, record: Record, select: str) -> None:
-        if record.state in ENDED or (record.state == "duplicate" and record.rungs):
-            self.study.tell(number, _objectives(record, select))
-        else:
-            self.study.tell(number, state=STATES.get(record.state, TrialState.PRUNED))
+        state = told_as(record)
+        values = _objectives(record, select) if state == TrialState.COMPLETE else None
+        self.study.tell(number, values, state=state)
+
+
+def told_as(record: Record) -> TrialState:
+    """What Optuna hears that a trial is.
+
+    Complete is what was measured at its last step in all tasks; the figures of a rung would pass for final ones, and be
+    worse than the configuration is. What was stopped is pruned: worse than others of its cost. A repeat is told as the
+    first one was, once it has ended; before, nothing is known of it.
+    """
+    state = record.state
+    if state == "duplicate" and record.rungs:
+        state = record.rungs[-1].state(record.training["steps"])
+    return TOLD.get(state, TrialState.FAIL)
 
 
 def _objectives(record: Record, select: str) -> list[float]:

@@ -8,14 +8,22 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
-from intervmerge.files import append_whole
+from intervmerge.files import append_whole, locked
 from intervmerge.study.disk import refusal
+
+HELD: set[Path] = set()
+"""Folders that this process holds: who writes to a study holds its folder (see journal.held)."""
+
+
+def is_held(path: Path) -> bool:
+    """Whether this process holds the folder of a journal."""
+    return path.parent.resolve() in HELD
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's file. Other writers are kept from it by the lock of the study's folder.
+    """Optuna's file. An append is whole or not there, and holds the file against other processes that append to it.
 
-    Optuna's own appends leave half a line where the disk is full, which spoils the line that is written next.
+    Optuna's own leave half a line where the disk is full, which spoils the line that is written next.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -24,9 +32,13 @@ class JournalFile(JournalFileBackend):
         Raises:
             DiskError: they could not be written, and are not there.
         """
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        path = Path(self._file_path)
+        assert is_held(path), f"{path} is written to by a process that does not hold its folder"
+        # NaN is no JSON; what is not finite never comes here
+        lines = "".join(json.dumps(log, separators=(",", ":"), allow_nan=False) + "\n" for log in logs)
         try:
-            append_whole(Path(self._file_path), lines.encode())
+            with locked(path):
+                append_whole(path, lines.encode())
         except OSError as error:
             raise refusal(self._file_path, error) from error
 
@@ -36,13 +48,10 @@ def mend(path: Path) -> None:
     if not path.is_file():
         return
     content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    while lines and not _is_whole(lines[-1]):
-        lines.pop()
-    whole = sum(map(len, lines))
-    if whole < len(content):
+    last = content.rfind(b"\n", 0, len(content) - 1) + 1
+    if content and not _is_whole(content[last:]):  # not those before it: nobody leaves two
         with path.open("r+b") as file:
-            file.truncate(whole)
+            file.truncate(last)
 
 
 def _is_whole(line: bytes) -> bool:

@@ -12,20 +12,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from intervmerge.bases.merged import MergedBase, merge
-from intervmerge.errors import ConfigError
+from intervmerge.bases.merged import MergedBase, former_fingerprint, merge
+from intervmerge.errors import CheckpointError, ConfigError, InputError, SuiteError
 from intervmerge.records.composed import Mixture
+from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling
+from intervmerge.space.search import PASSING
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal
+from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under
-from intervmerge.suites.suite import Suite, load_suite
-
-FORMAT = 1
-EXTENDS = ("trials", "max_extra_params", "patience", "final_seeds", "stopping")
-"""Settings of `search` that may change when a study is taken up again."""
+from intervmerge.suites.suite import Suite, load_suite, packaged
 
 _SCORES = TypeAdapter(dict[str, Scores])
 
@@ -41,28 +40,41 @@ class Study:
 
     def __init__(self, folder: Path, journal: Journal | None = None, suite: str | Path | None = None) -> None:
         self.folder = folder
-        self._suite = suite
         self.journal = journal or Journal(folder)
+        self._suite = suite
         self.settings: Mapping[str, Any] = self.journal.settings
+        self._following: Following | None = None
+        self._changes = -1
 
     @property
     def record(self) -> StudyRecord:
-        """All records of the study, read now."""
+        """All records of the study as they are now; a study that is written to here is followed, not read anew."""
+        if not self.journal.writes or self._changes != self.journal.changes:
+            self._record, self._changes = self._followed(), self.journal.changes
+        return self._record
+
+    def _followed(self) -> StudyRecord:
         known = self.settings
         references = {}
         for split in ("validation", "test"):
             values = self.journal.noted(f"references/{split}")
             if values is not None:
                 references[split] = _SCORES.validate_python(values)
-        return StudyRecord(
+        now = StudyRecord(
             name=self.folder.resolve().name,
             settings={name: known[name] for name in ("space", "search", "protocol", "select")},
             references=references,
             trials=self.journal.records(),
-            selection=known.get("selection", StudyRecord.selection),  # older studies have neither
-            final_seeds=known["search"].get("final_seeds", 0),
+            selection=known["selection"],
+            final_seeds=known["search"]["final_seeds"],
+            looks=self.journal.looks,
             **{name: known[name] for name in RECORDED},
         )
+        if not references:
+            return now
+        if self._following is None or self._following.axes != now.axes:
+            self._following = Following(now.axes)
+        return now.with_growth(self._following.after(now.ended))
 
     @property
     def front(self) -> list[Record]:
@@ -79,12 +91,38 @@ class Study:
         return self.record.best(max_extra_params)
 
     def suite(self) -> Suite:
-        """The study's suite, under its protocol."""
-        return under(load_suite(self._suite or self.settings["suite_path"]), self.settings["protocol"])
+        """The study's suite, under its protocol.
+
+        Raises:
+            InputError: it is not where it was, or is no longer what it was.
+        """
+        place = self._suite or self.settings["suite_path"]
+        try:
+            return under(load_suite(place), self.settings["protocol"])
+        except InputError as error:
+            there = Path(place).is_file() or (Path(place) / "suite.yaml").is_file()
+            if self._suite is not None or place in packaged() or there:
+                raise
+            rule = "a study needs its suite, and does not hold it"
+            got = f"{place}, where its suite is no more"
+            raise SuiteError(f"study {self.folder}", got, rule, "--suite PATH: where the suite is now") from error
 
     def base(self) -> MergedBase:
-        """The study's merged base, merged again."""
-        return merge(self.suite(), self.settings["rule"], **self.settings["rule_settings"])
+        """The study's merged base, merged again.
+
+        Raises:
+            InputError: the suite is not there, or has changed, so that this is another base.
+        """
+        base = merge(self.suite(), self.settings["rule"], **self.settings["rule_settings"])
+        if not is_base_of(base, self.settings):
+            rule = "the base must be the one that the study measured; its suite has changed since"
+            where = f"study {self.folder}, base"
+            raise CheckpointError(where, base.fingerprint, rule, f"the suite with which it was {self._fingerprint}")
+        return base
+
+    @property
+    def _fingerprint(self) -> str:
+        return str(self.settings["base_fingerprint"])
 
     @cached_property
     def identity(self) -> str:
@@ -92,25 +130,33 @@ class Study:
         return str(self.settings["identity"])
 
 
-RECORDED = ("suite", "note", "base", "base_fingerprint", "protocol", "select", "tasks", "width", "num_blocks",
-            "dearest", "individual_params")  # fmt: skip
-"""Settings that stand in the StudyRecord under the same name."""
-
-
 def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
     """Open a study to read it; one that is being searched too.
 
+    Args:
+        path: its folder.
+        suite: where its suite is now, if that has moved since.
+
     Raises:
-        ConfigError: there is no study.
+        ConfigError: there is no study, or something else has written to it.
     """
     folder = Path(path)
     if not (folder / JOURNAL).is_file():
         rule = f"a study is a folder with {JOURNAL}"
         raise ConfigError("study", repr(str(path)), rule, "the --out of a search, such as studies/...")
     study = Study(folder, suite=suite)
-    if study.journal.noted("references/validation") is None:
+    if not study.settings or study.journal.noted("references/validation") is None:
         raise ConfigError("study", f"{folder}, in which nothing was measured", "a study has begun", "search it first")
     return study
+
+
+def is_base_of(base: MergedBase, settings: Mapping[str, Any]) -> bool:
+    """Whether a base is that of a study with these settings; format 1 told bases in another way."""
+    if settings["format"] == 1:
+        rule, own = settings["rule"], settings["rule_settings"]
+        alike = base.rule == rule and {**base.settings, **own} == base.settings
+        return alike and former_fingerprint(base.suite, rule, own) == settings["base_fingerprint"]
+    return bool(base.fingerprint == settings["base_fingerprint"])
 
 
 def settings_of(
@@ -161,27 +207,32 @@ def check_folder(folder: Path) -> None:
         raise ConfigError("--out", got, "a study has a folder of its own", "a new folder, or one of a study")
 
 
-def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path) -> None:
-    """Begin a new study, or check that the folder's study is this one.
+def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path, base: MergedBase) -> None:
+    """Begin a new study, or check that the folder's study is this one; one of an older format is then of this one.
 
     Raises:
         ConfigError: the folder holds a study made with other settings.
     """
     settings = json.loads(json.dumps(settings))
     known = journal.settings
+    if not known and journal.study.get_trials(deepcopy=False):
+        got = "trials of which nothing says what they are"
+        raise ConfigError(folder / JOURNAL, got, "a study has its settings", "a copy of it, or another --out")
     if known:
+        if is_base_of(base, known):  # rule and settings may have got others since, at their defaults
+            known |= {name: settings[name] for name in ("base", "rule_settings", "base_fingerprint")}
         ours, theirs = _lasting(settings), _lasting(known)
-        differing = sorted(name for name in ours if ours[name] != theirs.get(name))
+        differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
         if differing:
             first = differing[0]
-            got = f"{first} {ours[first]}, but the study there has {theirs.get(first)}"
+            got = f"{first} {ours.get(first)}, but the study there has {theirs.get(first)}"
             raise ConfigError(f"--out {folder}", got, "a study keeps its space and base", "the same, or another --out")
     journal.note(SETTINGS, {**settings, "identity": known.get("identity", uuid.uuid4().hex)})
 
 
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a study keeps for ever."""
-    passing = ("identity", "suite_path", "note", "selection")
+    passing = ("identity", "suite_path", "note", "selection", "format")
     kept = {name: value for name, value in settings.items() if name not in passing}
-    kept["search"] = {name: value for name, value in settings["search"].items() if name not in EXTENDS}
+    kept["search"] = {name: value for name, value in settings["search"].items() if name not in PASSING}
     return kept

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.files import write_whole
@@ -20,10 +21,10 @@ from intervmerge.space.sampling import MASK, Sampling, key_of, label
 from intervmerge.space.sources import Traced
 from intervmerge.space.space import Choices, Range, WholeRange, domains
 from intervmerge.study.layout import trial_folder
-from intervmerge.study.study import Study, load_study
+from intervmerge.study.study import Study, is_base_of, load_study
 from intervmerge.trial.run import FILE
 
-SAME = ("suite_fingerprint", "base_fingerprint", "protocol", "select")
+SAME = ("suite_fingerprint", "protocol", "select")
 """Settings that two studies share if the trials of one are those of the other."""
 
 
@@ -42,13 +43,19 @@ def open_others(paths: str | Path | Sequence[str | Path]) -> list[Study]:
     return found
 
 
-def check_other(other: Study, settings: Mapping[str, Any]) -> None:
+def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase) -> None:
     """Refuse a study whose trials would have come out differently here.
+
+    Args:
+        other: the study.
+        settings: of this search.
+        base: of this search.
 
     Raises:
         ConfigError: it has another suite, base, protocol or choice.
     """
-    for name in SAME:
+    names = SAME if is_base_of(base, other.settings) else ("base_fingerprint", *SAME)
+    for name in names:
         if other.settings[name] != settings[name]:
             got = f"{name} {other.settings[name]}, but this search has {settings[name]}"
             rule = "trials are the same only on the same suite and base, under the same protocol and choice"

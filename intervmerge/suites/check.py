@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 
 from intervmerge.errors import InputError
-from intervmerge.files import sha256_of
 from intervmerge.merging import State
-from intervmerge.suites.suite import Suite, Task, files_of
+from intervmerge.suites.suite import Suite, Task, disagreements
 
 SIGMAS = 4.0
 """How far above chance, in standard deviations of chance itself, a fine-tuned model must be."""
@@ -29,13 +28,11 @@ def check(suite: Suite) -> Iterator[str]:
 
 
 def _hashes(suite: Suite) -> Iterator[str]:
-    for path in files_of(suite.file):
-        expected = suite.file.sha256.get(path)
-        found = sha256_of(suite.folder / path)
-        if expected is None:
-            yield f"{path}: no sha256 in suite.yaml; it is {found}"
-        elif found != expected:
-            yield f"{path}: sha256 is {found}, but suite.yaml says {expected}"
+    yield from disagreements(suite.file, suite.hashes)
+    for path in suite.hashes.keys() - suite.file.sha256.keys():
+        yield f"{path}: no sha256 in suite.yaml; it is {suite.hashes[path]}"
+    for path in suite.file.sha256.keys() - suite.hashes.keys():
+        yield f"{path}: has a sha256 in suite.yaml, but is no file of the suite"
 
 
 def _states(suite: Suite) -> Iterator[tuple[str, State]]:

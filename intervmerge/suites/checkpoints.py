@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -114,6 +115,16 @@ def _check_header(path: Path, stored: Any, expected: Mapping[str, torch.Size], e
 def shapes(state: State) -> dict[str, torch.Size]:
     """The shape of every layer."""
     return {name: tensor.shape for name, tensor in state.items()}
+
+
+def fingerprint_of(state: State) -> str:
+    """Hash of a state's content, layer by layer, in no order: names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{len(name)} {name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the images; labels are not in it."""
+        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        digest.update(self.pixels.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
 
 def write_images(path: Path, splits: dict[str, Split]) -> None:

@@ -6,9 +6,10 @@ On disk it is a folder with `suite.yaml`; the fields of `SuiteFile` and `TaskFil
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from intervmerge.errors import ConfigError, SuiteError, nearest
 from intervmerge.files import sha256_of
+from intervmerge.machine import cache_folder
 from intervmerge.merging import State
 from intervmerge.settings import read_settings, read_yaml, settings
 from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
@@ -161,12 +163,46 @@ class Suite:
         )
 
     @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that suite.yaml names, as its bytes are now; where suite.yaml says otherwise, it is
+        logged, once a process."""
+        kept = cache_folder() / "hashes"
+        found = {path: sha256_of(self.folder / path, kept) for path in files_of(self.file)}
+        for line in disagreements(self.file, found):
+            _say_once(f"{self.folder / 'suite.yaml'}: {line}; `intervmerge suite check` can repair it")
+        return found
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the architecture and of every file's content, by task name; a moved suite keeps it."""
+        """Hash of the architecture, the normalisation and every file's content; a moved suite keeps it.
+
+        It tells neither names of tasks, nor whole states from task vectors: a base's fingerprint tells both.
+        """
         digest = hashlib.sha256(repr((self.architecture, self.file.normalization)).encode())
         for path in files_of(self.file):
-            digest.update((self.file.sha256.get(path) or sha256_of(self.folder / path)).encode())
+            digest.update(self.hashes[path].encode())
         return digest.hexdigest()[:16]
+
+    def teacher(self, task: str) -> str:
+        """Hash of what decides a teacher's features of given images: its architecture, normalisation and weights."""
+        file = self.file.tasks[self.task_names.index(self.task(task).name)]
+        weights = [file.finetuned] if file.finetuned else [self.file.pretrained, str(file.task_vector)]
+        content = [self.hashes[path] for path in weights]
+        return hashlib.sha256(repr((self.architecture, self.file.normalization, content)).encode()).hexdigest()[:16]
+
+
+def disagreements(file: SuiteFile, found: Mapping[str, str]) -> list[str]:
+    """Where suite.yaml writes another hash than `found`, of the files' bytes: a line each."""
+    return [
+        f"{path}: sha256 is {true}, but suite.yaml says {file.sha256[path]}"
+        for path, true in found.items()
+        if file.sha256.get(path, true) != true
+    ]
+
+
+@cache
+def _say_once(line: str) -> None:
+    logging.getLogger(__name__).warning("%s", line)
 
 
 def zero_shot(features: Tensor, head: Tensor) -> Tensor:

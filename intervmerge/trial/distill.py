@@ -16,8 +16,12 @@ from intervmerge.engines.batches import Batch, batches
 from intervmerge.engines.exact import Engine, features
 from intervmerge.engines.graphs import StreamSteps
 from intervmerge.engines.stream import StreamEngine
+from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.trial.config import TrainingConfig
+
+CHECKED = 25
+"""Every so many steps, and at rungs, losses and weights are looked at: on CUDA each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def distill(
     stopped: Collection[int] = (),
     step_bytes: int | None = None,
     graphs: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> Iterator[int]:
     """Train `interventions` in place; yields the step count at every rung, and at the end.
 
@@ -66,6 +71,10 @@ def distill(
         stopped: rows that are trained no further; looked at after every rung, so that the caller may add to them.
         step_bytes: of activations; tasks that do not fit together go one group after another, with equal gradients.
         graphs: record the steps of the class stream; see graphs.py.
+        on_step: told of every step, once it is under way.
+
+    Raises:
+        NotFiniteError: losses, weights or the optimizer's own moments are infinite or NaN; never after a rung.
     """
     optimizer = optimizer or adam(interventions, training)
     order = batches(lesson.sizes, training.batch, training.steps, seed, lesson.limit)
@@ -74,19 +83,26 @@ def distill(
         together = max(1, step_bytes // engine.step_bytes(training.batch, interventions.blocks[0]))
     recorded = graphs and isinstance(engine, StreamEngine)
 
-    def prepared() -> list[tuple[list[int], Add]]:
-        """The rows that are trained on, so many at a time, and what adds their gradients."""
+    def prepared() -> list[_Group]:
+        """The rows that are trained on, so many at a time."""
         rest(optimizer, interventions, stopped)
         rows = [row for row in range(len(lesson.sizes)) if row not in stopped]
-        groups = [rows[start : start + together] for start in range(0, len(rows), together)]
-        return [(group, _adding(engine, interventions, group, recorded)) for group in groups]
+        parts = [rows[start : start + together] for start in range(0, len(rows), together)]
+        return [
+            _Group(part, _adding(engine, interventions, part, recorded), torch.zeros(len(part), device=engine.device))
+            for part in parts
+        ]
 
     groups = prepared()
     for step, index in enumerate(order[done:], start=done + 1):
         optimizer.zero_grad(set_to_none=not recorded)  # a recording adds to the same tensors at every step
-        for rows, add in groups:
-            add(Batch("adapt", index[rows]), lesson.targets[index[rows].to(lesson.targets.device)])
+        for group in groups:
+            images = index[group.rows]
+            group.losses.add_(group.add(Batch("adapt", images), lesson.targets[images.to(lesson.targets.device)]))
         optimizer.step()
+        on_step(step)
+        if step in training.measured_steps or step % CHECKED == 0:
+            _check(groups, interventions, optimizer, list(lesson.sizes), step)
         if step in training.measured_steps:
             before = len(stopped)
             yield step
@@ -94,8 +110,35 @@ def distill(
                 groups = prepared()
 
 
-Add = Callable[[Batch, Tensor], None]
-"""Adds the gradients of a batch, towards these targets, to those of the interventions."""
+Add = Callable[[Batch, Tensor], Tensor]
+"""Adds the gradients of a batch, towards these targets, to those of the interventions; the loss of each row [rows]."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are trained together."""
+
+    rows: list[int]
+    add: Add
+    losses: Tensor
+    """Of each row, summed over steps [rows]; so one look tells whether any was not finite."""
+
+
+def _check(
+    groups: Sequence[_Group],
+    interventions: Interventions,
+    optimizer: torch.optim.Optimizer,
+    tasks: Sequence[str],
+    step: int,
+) -> None:
+    for group in groups:
+        if not bool(group.losses.isfinite().all()):
+            for row, loss in zip(group.rows, group.losses, strict=True):
+                check_finite(loss, "losses", f"task {tasks[row]}, by step {step}")
+    interventions.check_finite(f"by step {step}")
+    for state in optimizer.state.values():
+        for name, tensor in state.items():
+            check_finite(tensor, f"the optimizer's {name}", f"by step {step}")
 
 
 def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], recorded: bool) -> Add:
@@ -104,15 +147,17 @@ def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], r
         return StreamSteps(engine, interventions, rows, distance)
     whose = None if len(rows) == len(interventions.rows) else rows
 
-    def add(batch: Batch, targets: Tensor) -> None:
-        distance(features(engine, interventions, batch, whose), targets).backward()
+    def add(batch: Batch, targets: Tensor) -> Tensor:
+        losses = distance(features(engine, interventions, batch, whose), targets)
+        losses.sum().backward()
+        return losses.detach()
 
     return add
 
 
 def distance(found: Tensor, targets: Tensor) -> Tensor:
-    """L1 between features, both [rows, images, features]: the sum over rows of each row's own mean."""
-    return (found - targets).abs().mean(dim=(1, 2)).sum()
+    """L1 between features, both [rows, images, features]: each row's own mean [rows]."""
+    return (found - targets).abs().mean(dim=(1, 2))
 
 
 def rest(optimizer: torch.optim.Optimizer, interventions: Interventions, stopped: Collection[int]) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from intervmerge.engines.batches import Batch, shuffled
 from intervmerge.engines.exact import Engine
+from intervmerge.finite import check_finite
 from intervmerge.interventions import Placement
 from intervmerge.suites.suite import CHUNK
 from intervmerge.trial.distill import Lesson
@@ -16,7 +17,13 @@ Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 
 
 def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
-    """From (task, block): mean [width] and covariance [width, width] of z over the edited tokens of `adapt`."""
+    """From (task, block): mean [width] and covariance [width, width] of z over the edited tokens of `adapt`, fp64.
+
+    Images are summed in the order of their numbers, whatever order trains on them.
+
+    Raises:
+        NotFiniteError: a value of z is infinite or NaN.
+    """
     found: Moments = {}
     offset = 0
     for task, size in lesson.sizes.items():
@@ -31,17 +38,25 @@ def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
             for part in (offset + shuffled(task, size, lesson.limit).sort().values).split(CHUNK):
                 engine.walk(Batch("adapt", part[None]), watch, placement.blocks[0])
         offset += size
-        found |= {(task, block): total.moments() for block, total in sums.items()}
+        for block, total in sums.items():
+            check_finite(total.second, "z of the merged base", f"task {task}, block {block}, adapt")
+            found[task, block] = total.moments()
     return found
 
 
 class _Sums:
-    """Running sums of points [points, width] and of their outer products, in fp64."""
+    """Running sums of points [points, width] and of their outer products, in fp64.
+
+    Points are taken from the first one, so that a mean far from zero costs no digits of the covariance.
+    """
 
     def __init__(self) -> None:
-        self.count, self.first, self.second = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.origin, self.first, self.second = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
 
     def add(self, points: Tensor) -> None:
+        if not self.count:
+            self.origin = points[0]
+        points = points - self.origin
         self.count += len(points)
         self.first = self.first.to(points) + points.sum(0)
         self.second = self.second.to(points) + points.T @ points
@@ -49,4 +64,4 @@ class _Sums:
     def moments(self) -> tuple[Tensor, Tensor]:
         mean = self.first / self.count
         covariance = self.second / self.count - mean.outer(mean)
-        return mean.float().cpu(), covariance.float().cpu()
+        return (self.origin + mean).cpu(), covariance.cpu()

@@ -80,6 +80,7 @@ class Bench:
         device: `auto` is CUDA where there is one; or a Machine, which has limits too.
         caches: where caches live; in this process by default.
         plan: what they keep; by default what fits the machine.
+        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class Bench:
         *,
         caches: Store | None = None,
         plan: CachePlan | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.base = base
         self.machine = device if isinstance(device, Machine) else Machine(device=device)
         self.device = find_device(self.machine.device)
         self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
-        self._store, self._plan = caches or InProcessStore(), plan
+        self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
@@ -146,7 +148,8 @@ class Bench:
         """Scores by task, these or all, of the base with interventions, or of the bare base; by the exact engine unless
         told."""
         suite = self.base.suite
-        return measure_student(engine or self.exact, interventions, suite, split, self.teachers(split), tasks)
+        teachers = self.teachers(split)
+        return measure_student(engine or self.exact, interventions, suite, split, teachers, tasks, self.alive)
 
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
@@ -217,6 +220,7 @@ def rungs(
         stopped=at_rest,
         step_bytes=bench.machine.step_bytes if step_bytes is None else step_bytes,
         graphs=bench.machine.cuda_graphs,
+        on_step=lambda step: bench.alive(),
     )
     for steps in training:
         rung = _measured(bench, engine, interventions, steps, measured[-1] if measured else None)

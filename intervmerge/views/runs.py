@@ -6,15 +6,15 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from math import floor, log
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from intervmerge.quoting import as_key, as_markdown, as_text
-from intervmerge.records.composed import BUDGETS
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import accuracy, agreement
-from intervmerge.records.study import StudyRecord, exactly
+from intervmerge.records.study import StudyRecord
 from intervmerge.stores import artifacts_of, local_uri
 from intervmerge.views.tables import composed_rows, deviations_of, front_rows
 
@@ -30,6 +30,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of the experiment, without which MLflow opens it in its mode for language models."""
 PAGE = "pareto.html"
 """The artifact of a parent run that people look at."""
+DENSE, STRIDE = 32, 1.05
+"""The composed front's growth is measured after each of the first trials, then at steps so far apart, as a ratio."""
 STATUS = {**dict.fromkeys(ENDED, "FINISHED"), "failed": "FAILED"}
 
 
@@ -87,7 +89,10 @@ class Runs:
         self._client.update_run(self.parent, status="RUNNING")
         self.children: dict[int, str] = {}
         """Trial number to child run id."""
-        self._on_front: dict[int, bool] = {}
+        self._front: set[int] = set()
+        """Numbers of the trials that are tagged as being on it."""
+        self._written = 0
+        """So many trials, by number from the first on, have their runs."""
         for run in self._find(f"tags.`{PARENT}` = '{self.parent}'"):
             number = int(run.data.tags[NUMBER])
             # not written to its end, for which it is written anew, or twice, as an answer did not arrive
@@ -95,7 +100,8 @@ class Runs:
                 self._client.delete_run(run.info.run_id)
                 continue
             self.children[number] = run.info.run_id
-            self._on_front[number] = run.data.tags.get("on_front") == "true"
+            if run.data.tags.get("on_front") == "true":
+                self._front.add(number)
         history = self._client.get_metric_history(self.parent, "front_size")
         self._steps = len(history)
 
@@ -139,17 +145,18 @@ class Runs:
 
     def sync(self, study: StudyRecord) -> None:
         """Write what is not written yet: ended trials, who is on the front now, the growth of the front."""
-        for trial in study.trials:
+        for trial in study.trials[self._written :]:
             if trial.state != "running" and trial.number not in self.children:
                 self._child(study, trial)
+        while self._written < len(study.trials) and study.trials[self._written].number in self.children:
+            self._written += 1
         front = {trial.number for trial in study.front}
-        for number, run_id in self.children.items():
-            if self._on_front.get(number, False) != (number in front):
-                self._on_front[number] = number in front
-                self._client.set_tag(run_id, "on_front", str(number in front).lower())
+        for number in sorted(front ^ self._front):
+            self._client.set_tag(self.children[number], "on_front", str(number in front).lower())
+            self._front ^= {number}
         for step in range(self._steps + 1, len(study.ended) + 1):
             self._log(self.parent, {}, growth(study, step), step)
-        self._steps = max(self._steps, len(study.ended))
+            self._steps = step
 
     def _child(self, study: StudyRecord, trial: Record) -> None:
         tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
@@ -222,14 +229,15 @@ def metrics_of(trial: Record) -> dict[str, float]:
 
 def growth(study: StudyRecord, first: int) -> dict[str, float]:
     """Figures of the study after so many ended trials."""
-    trials = exactly(study.ended[:first])
-    figures = {
-        "hypervolume": study.hypervolume(first),
-        "composed_hypervolume": study.composed_hypervolume(first),
-        "front_size": float(study.front_size(first)),
-    }
-    for budget in BUDGETS:
-        within = [accuracy(trial.scores) for trial in trials if trial.extra_params <= budget]
-        if within:
-            figures[f"best_accuracy_at/{budget}"] = max(within)
-    return figures
+    then = study.growth[first]
+    figures = {"hypervolume": then.hypervolume, "front_size": float(len(then.numbers))}
+    figures |= {f"best_accuracy_at/{budget}": share for budget, share in then.best.items()}
+    return figures | ({"composed_hypervolume": study.composed_hypervolume(first)} if is_composed_at(first) else {})
+
+
+def is_composed_at(step: int) -> bool:
+    """Whether the composed front, which is chosen from all trials, is measured after so many ended ones.
+
+    After every one at first, then whenever they are a twentieth more: a trial costs no more in a long search.
+    """
+    return step < DENSE or floor(log(step) / log(STRIDE)) > floor(log(step - 1) / log(STRIDE))

@@ -133,6 +133,7 @@ def write_front(study: StudyRecord, path: Path) -> None:
     values = {
         "study": study.name,
         "caption": study.caption,
+        "looks_at_test": study.looks,
         "front": front_rows(study),
         "composed": composed_rows(study),
         "selection": study.selection,

@@ -1,48 +1,87 @@
-"""Ctrl-C that ends a search at a safe place: raised between two events, never inside a destructor that drops it."""
+"""Ctrl-C and a request to end that end a search at a safe place: raised between two events, never inside a destructor
+that drops it."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from ray.tune import Callback
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a user, a scheduler and a terminal that closes say to end a search."""
 
 
-class Interrupt(Callback):
-    """While entered, the first Ctrl-C waits for the next `check`; a second one raises KeyboardInterrupt at once.
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the search.
 
-    As a callback of Tune it checks at every turn of Tune's loop, several times a second.
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+        """As a shell says it."""
+
+
+class Interrupt:
+    """While entered, the first signal waits for the next `check`; a second one is raised at once, as Interrupted.
+
+    What the process was told to ignore, as by nohup, stays ignored.
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._before: Any = None
+        self._asked: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = signal.signal(signal.SIGINT, self._remember)
+            heard = (number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN)
+            self._before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+        if self._asked is not None:
+            raise Interrupted(number)
+        self._asked = number
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
-        if self._asked:
-            raise KeyboardInterrupt
+        """Raise Interrupted if a signal came."""
+        if self._asked is not None:
+            raise Interrupted(self._asked)
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune's loop turns."""
-        self.check()
+    def forget(self) -> None:
+        """The search is ending: what is to be done for that takes two further signals to be broken off."""
+        self._asked = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing; Tune pickles its callbacks into a snapshot that is never restored."""
-        return {}
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """The process hears signals afterwards as it did before, whatever is done in here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """What is done in here takes a moment, and no signal breaks it off."""
+    with handlers_kept():
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        yield

@@ -79,7 +79,7 @@ def shared_suite(suite: Suite) -> Suite:
         tasks.append(replace(task, finetuned=finetuned, task_vector=vector))
     multitask = None if suite.multitask is None else SharedState(suite.multitask)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
-    shared.__dict__["fingerprint"] = suite.fingerprint  # other nodes do not have the files it is computed from
+    shared.__dict__["hashes"] = suite.hashes  # other nodes do not have the files that they are of
     return shared
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import CachePlan
 from intervmerge.engines.store import InProcessStore, MappedStore
 from intervmerge.machine import Machine, cache_folder
+from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
 from intervmerge.trial.run import Bench
 
 
@@ -37,16 +41,41 @@ LESS = 4
 """A trial that memory is too short for is tried again with this part of it."""
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short: of the device or of the machine."""
-    words = "DefaultCPUAllocator: can't allocate memory"  # torch on a CPU has no class of its own for it
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or words in str(error)
+def threads_of(environment: Mapping[str, str] = os.environ) -> int:
+    """CPU threads of a process: what OMP_NUM_THREADS says, or one, as processes side by side wait for nobody."""
+    given = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(given)) if given.isdecimal() else 1
 
 
-def sit_down(base: MergedBase, tensors: dict[str, Tensor], seat: Seat) -> Bench:
-    """A bench in this process on what the object store holds."""
+def sit_down(
+    base: MergedBase, tensors: Mapping[str, Tensor], seat: Seat, alive: Callable[[], None] = lambda: None
+) -> Bench:
+    """A bench in this process on what the object store holds; `alive` is called at every step of it."""
     torch.set_num_threads(seat.threads)
     if seat.gpu_share and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, seat.gpu_share))
     caches = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
-    return Bench(replace(base, store=InProcessStore(tensors)), seat.machine, caches=caches, plan=seat.plan)
+    own = replace(base, store=InProcessStore(tensors))
+    return Bench(own, seat.machine, caches=caches, plan=seat.plan, alive=alive)
+
+
+def circumstances_of(bench: Bench) -> Circumstances:
+    """What figures of this bench depend on."""
+    plan = bench.caches.plan
+    cuda = bench.device.type == "cuda"
+    return Circumstances(
+        device=bench.device.type,
+        device_name=torch.cuda.get_device_name(bench.device) if cuda else "",
+        storage=plan.storage or NOTHING_KEPT,
+        adapt=plan.adapt or ALL,
+        torch=torch.__version__,
+        package=own_version(),
+    )
+
+
+def own_version() -> str:
+    """Version of this package; empty where it runs from a checkout that is not installed."""
+    try:
+        return version("intervmerge")
+    except PackageNotFoundError:
+        return ""

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+from intervmerge.errors import ConfigError
+from intervmerge.workers.interrupt import deaf, handlers_kept
 
 ENVIRONMENT = {
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",  # shared weights are mapped, not copied
@@ -24,18 +31,29 @@ LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """For a session on this machine alone: Ray's servers then listen on 127.0.0.1, as they always do on those systems;
 elsewhere Ray takes 127.0.0.1 for a mistake and listens on every address."""
 
+LONGEST_FOLDER = 42
+"""Characters of the path of Ray's folder: with what Ray puts below it, a socket's path has 107 at most."""
+FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where Ray's folder may lie if the machine's own temporary one is too deep, or cannot be written to."""
+ANSWER_SECONDS = 5.0
+"""So long a cluster has to answer."""
+
 
 @contextmanager
-def ray_session(address: str | None, workers: int) -> Iterator[None]:
+def ray_session(address: str | None, workers: int, gpu: int | None = None) -> Iterator[None]:
     """Ray, started here with room for so many workers, or joined at `address`; one that runs already is used as it is.
 
     Args:
-        address: of a cluster; None starts Ray on this machine, on 127.0.0.1.
+        address: of a cluster, or `auto` for the one that runs here; None starts Ray on this machine, on 127.0.0.1.
         workers: that must find room.
+        gpu: the only GPU that workers of this machine see; None is all.
+
+    Raises:
+        ConfigError: nobody answers at the address, or this machine has no place for Ray.
     """
     for name, value in (ENVIRONMENT if address is not None else {**ENVIRONMENT, **LOCAL}).items():
         os.environ.setdefault(name, value)
-    if address is not None and (os.environ.get("RAY_AUTH_TOKEN") or Path("~/.ray/auth_token").expanduser().is_file()):
+    if address is not None and (os.environ.get("RAY_AUTH_TOKEN") or has_token()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself does so for local sessions only
     import ray
 
@@ -43,12 +61,143 @@ def ray_session(address: str | None, workers: int) -> Iterator[None]:
         yield
         return
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
-    if address is None:
-        cores = max(os.cpu_count() or 1, workers)
-        start(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
-    else:
-        start(address=address, runtime_env={"env_vars": ENVIRONMENT})
+    with own_token(address is None), own_folder() if address is None else joined(address) as place:
+        if address is None:
+            cores = max(os.cpu_count() or 1, workers)
+            options = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            start = partial(start, address="local", _temp_dir=place, **options)
+        else:
+            start = partial(start, address=place, runtime_env={"env_vars": ENVIRONMENT})
+        with handlers_kept(), seen_alone(gpu):  # Ray's own handler ends in an abort
+            try:
+                start()
+            except Exception as error:
+                words = " ".join(str(error).split())[:300]
+                rule = "Ray starts, or is joined"
+                allowed = "another machine or --address, more room, or the cause mended"
+                raise ConfigError("Ray", f"{type(error).__name__}: {words}", rule, allowed) from error
+        try:
+            yield
+        finally:
+            with deaf():
+                ray.shutdown()
+
+
+def has_token() -> bool:
+    """Whether Ray keeps a token in the user's home, by which the processes of a session know each other."""
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except (OSError, RuntimeError):  # nobody's home, or one that cannot be looked into
+        return False
+
+
+@contextmanager
+def own_token(wanted: bool) -> Iterator[None]:
+    """A session without a token of the user's has one of its own; Ray would write one into a home that may not be."""
+    name = "RAY_AUTH_TOKEN"
+    if not wanted or os.environ.get(name) or os.environ.get("RAY_AUTH_TOKEN_PATH") or has_token():
+        yield
+        return
+    os.environ[name] = secrets.token_hex(32)
     try:
         yield
     finally:
-        ray.shutdown()
+        os.environ.pop(name)
+
+
+@contextmanager
+def own_folder() -> Iterator[str]:
+    """A folder for Ray's sockets, logs and files, with a path that is short enough; it is gone afterwards.
+
+    Raises:
+        ConfigError: there is no place for it.
+    """
+    tried = []
+    for parent in dict.fromkeys([os.environ.get("RAY_TMPDIR") or temporary(), *FOLDERS]):
+        try:
+            found = tempfile.mkdtemp(prefix="im-", dir=parent)
+        except OSError as error:
+            tried.append(f"{parent}: {error.strerror}")
+            continue
+        if len(found) <= LONGEST_FOLDER:
+            break
+        os.rmdir(found)
+        tried.append(f"{parent}: its path is too long for a socket")
+    else:
+        rule = f"Ray needs a folder whose path has at most {LONGEST_FOLDER} characters"
+        raise ConfigError("TMPDIR", "; ".join(tried), rule, "RAY_TMPDIR=/a/short/folder that can be written to")
+    try:
+        yield found
+    finally:
+        shutil.rmtree(found, ignore_errors=True)
+
+
+def temporary() -> str:
+    """The machine's temporary folder, or what it was told to be."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # none that can be written to
+        return os.environ.get("TMPDIR", "/tmp")
+
+
+@contextmanager
+def joined(address: str) -> Iterator[str]:
+    """The address of a cluster, once somebody has answered there.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    found = resolved(address, os.environ)
+    host, _, port = found.rpartition(":")
+    rule, allowed = "a Ray cluster answers there", "its address, HOST:6379; or without --address Ray is started here"
+    if "://" in found or not host or not port.isdecimal():
+        raise ConfigError("--address", repr(found), "it is where Ray's head listens", "HOST:PORT, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError("--address", f"{found} ({error})", rule, allowed) from error
+    yield found
+
+
+def resolved(address: str, environment: Mapping[str, str]) -> str:
+    """HOST:PORT of a cluster; `auto` is what RAY_ADDRESS says, or what runs on this machine.
+
+    Raises:
+        ConfigError: nothing runs here.
+    """
+    if address != "auto":
+        return address
+    from ray._private.services import canonicalize_bootstrap_address
+
+    given = environment.get("RAY_ADDRESS", "")
+    if given not in ("", "auto"):
+        return given
+    try:
+        return canonicalize_bootstrap_address("auto") or ""
+    except (ConnectionError, ValueError) as error:
+        rule = "a Ray cluster runs on this machine"
+        raise ConfigError("--address", "auto", rule, "HOST:6379; or without --address Ray is started here") from error
+
+
+def only_gpu(device: str) -> int | None:
+    """Number of the one GPU that is asked for, as torch counts them; None for any: `1` of `cuda:1`."""
+    kind, _, number = device.partition(":")
+    return int(number) if kind == "cuda" and number.isdecimal() else None
+
+
+@contextmanager
+def seen_alone(gpu: int | None) -> Iterator[None]:
+    """What is started in here sees one GPU of those that this process sees, or all."""
+    name = "CUDA_VISIBLE_DEVICES"
+    if gpu is None:
+        yield
+        return
+    before = os.environ.get(name)
+    shown = before.split(",") if before else []
+    os.environ[name] = shown[gpu] if gpu < len(shown) else str(gpu)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before

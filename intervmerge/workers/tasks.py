@@ -1,17 +1,21 @@
-"""What runs in a process of Ray and ends: features, caches, measurements, a finalist trained again."""
+"""What a crew is asked to do: features, caches, measurements, a finalist trained again.
+
+Each is a function of a bench, its seat and what it is asked; small enough that many go side by side, and that each
+comes out the same, bit for bit, whoever does it beside whom.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from intervmerge.bases.merged import MergedBase
-from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
+from intervmerge.bases.merged import merge
+from intervmerge.engines.caches import NO_CACHES, CachePlan, plan_caches
 from intervmerge.engines.store import InProcessStore
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Record
@@ -20,66 +24,66 @@ from intervmerge.records.scores import Scores
 from intervmerge.settings import read_settings
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import measure_student
+from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, Bench, rungs
-from intervmerge.workers.seat import LESS, Seat, is_out_of_memory, sit_down
+from intervmerge.workers.faults import is_out_of_memory
+from intervmerge.workers.seat import LESS, Seat, circumstances_of
 
 
-def features(base: MergedBase, seat: Seat, splits: Sequence[str]) -> dict[str, Tensor]:
-    """What trials share, by key: features of the teachers on these splits; with `adapt`, what training reads."""
-    bench = sit_down(base, {}, seat)
-    for split in splits:
-        bench.teachers(split)
-    if "adapt" in splits:
-        _ = bench.lesson
+def features(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Tensor]:
+    """What a teacher says of a split of its own task, by the key that all processes share it under."""
+    found = InProcessStore()
+    teacher_features(bench.base.suite, split, found, bench.device, [task])
+    return found.tensors
+
+
+def lesson(bench: Bench, seat: Seat) -> dict[str, Tensor]:
+    """What training reads of the teachers, by key; their features on `adapt` are there."""
     store = bench.base.store
     assert isinstance(store, InProcessStore)
-    return store.tensors
+    before = store.tensors.keys()
+    _ = bench.lesson
+    return {key: tensor for key, tensor in store.tensors.items() if key not in before}
 
 
-def fill_caches(base: MergedBase, seat: Seat, stream: bool) -> tuple[CachePlan, str]:
-    """Choose what is kept of a base, compute it on this node, and say what it costs.
+def choose_caches(bench: Bench, seat: Seat, stream: bool) -> CachePlan:
+    """The best that fits this machine."""
+    return plan_caches(bench.base.suite, seat.machine.cache_bytes, stream=stream, half=seat.machine.half)
 
-    Where the disk refuses, nothing is kept: trials are slower, and no less right.
+
+def fill_rest(bench: Bench, seat: Seat, split: str) -> None:
+    """Open the cache of a split; what nobody computed yet is computed now.
+
+    Raises:
+        OSError: there is no room for what trials train on.
     """
-    plan = plan_caches(base.suite, seat.machine.cache_bytes, stream=stream, half=seat.machine.half)
-    bench = sit_down(base, {}, replace(seat, plan=plan))
-    try:
-        for split in STREAMED:
-            bench.caches.split(split)
-    except OSError as error:
-        return NO_CACHES, f"{NO_CACHES.words(base.suite)}, as they could not be written ({error})"
-    return plan, plan.words(base.suite)
+    bench.caches.split(split)
 
 
-def reference_scores(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, split: str) -> dict[str, Scores]:
-    """Scores of the models that a front is compared with."""
-    bench = sit_down(base, tensors, seat)
-    found = {**references(bench, split), "merged": bench.measure(None, split)}
-    return dict(found)
+def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Scores:
+    """Scores on `validation` of the suite merged by another rule."""
+    other = merge(bench.base.suite, rule, store=bench.base.store, **dict(settings))
+    return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive).measure(None)
 
 
-def measure(
-    base: MergedBase, tensors: dict[str, Tensor], seat: Seat, number: int, split: str, tasks: Sequence[str]
-) -> Scores:
-    """Exact scores of a finished trial on some tasks."""
-    bench = sit_down(base, tensors, seat)
+def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Scores]:
+    """Scores on a task of the models that a front is compared with."""
+    return {**references(bench, split, [task]), "merged": bench.measure(None, split, tasks=[task])}
+
+
+def measure(bench: Bench, seat: Seat, number: int, split: str, task: str) -> Scores:
+    """Exact scores of a finished trial on a task."""
     interventions = Interventions.load(trial_folder(Path(seat.folder), number) / FILE).to(bench.device)
-    found = measure_student(bench.exact, interventions, base.suite, split, bench.teachers(split), tasks)
-    return found
+    return bench.measure(interventions, split, tasks=[task])
 
 
-def train_again(base: MergedBase, tensors: dict[str, Tensor], seat: Seat, trial: Record, seed: int) -> Repeat:
+def train_again(bench: Bench, seat: Seat, trial: Record, seed: int) -> Repeat:
     """Train a trial's configuration with a seed, and measure it exactly on `validation` and on `test`.
 
     What was stopped goes on after its last rung. The trial's own seed gives the trial's own tensors, bit for bit.
+    What does not fit into memory is tried once more, with less of it at a time.
     """
-    return within_memory(sit_down(base, tensors, seat), seat, trial, seed)
-
-
-def within_memory(bench: Bench, seat: Seat, trial: Record, seed: int) -> Repeat:
-    """`train_again` on this bench; what does not fit into memory is tried once more, with less of it at a time."""
     whole = bench.machine.step_bytes
     try:
         return _repeat(bench, seat, trial, seed, whole)
@@ -99,11 +103,14 @@ def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int)
     engine = bench.engine(config.training, placement)
     interventions = bench.start(placement, config.seed, engine)
     *_, last = rungs(bench, config, interventions, folder, engine=engine, step_bytes=step_bytes)
-    test = measure_student(bench.exact, interventions, bench.base.suite, "test", bench.teachers("test"))
+    teachers = bench.teachers("test")
+    test = measure_student(bench.exact, interventions, bench.base.suite, "test", teachers, alive=bench.alive)
     return Repeat(
         seed=seed,
         scores=last.scores,
         test=test,
         sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
         seconds=last.seconds,
+        threads=torch.get_num_threads(),
+        circumstances=circumstances_of(bench),
     )

@@ -1,6 +1,6 @@
-"""Ends trials that hang: an actor that does not come back from a step is killed, and its trial recorded as failed.
+"""Ends trials that hang: an actor whose steps do not advance is killed, and its trial recorded as failed.
 
-Hears, too, why the process of a trial died.
+Hears, too, why the process of a trial failed, and on which node.
 """
 
 from __future__ import annotations
@@ -13,25 +13,51 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
-from intervmerge.records import ending
+from intervmerge.records.ending import HUNG
+from intervmerge.workers.faults import last_line
+from intervmerge.workers.nodes import Nodes
+from intervmerge.workers.pulse import Pulse
+
+DIED = "the worker's process could not start, or died"
 
 
 class Watchdog(Callback):
-    """Hears of every rung; looks at every turn of Tune's loop, several times a second.
+    """Hears of every step; looks at every turn of Tune's loop, several times a second.
 
     Args:
-        condemn: is told of a trial's id, and why it ends if it leaves no record.
-        limit: seconds without a rung after which a trial hangs, as far as that is known now; asked only of one that
-            has been silent for HUNG_SECONDS.
+        pulse: of the workers.
+        nodes: are told how their processes fare.
+        limit: seconds without a step after which a trial hangs.
+        say: is told in words that a node rests.
+        check: called at every turn; raises what ends the search.
+        clock: seconds.
     """
 
-    def __init__(self, condemn: Callable[[str, str], None], limit: Callable[[], float]) -> None:
-        self._condemn, self._limit = condemn, limit
-        self._heard: dict[str, tuple[Any, float]] = {}
+    def __init__(
+        self,
+        pulse: Pulse,
+        nodes: Nodes,
+        limit: float,
+        say: Callable[[str], None] = lambda text: None,
+        check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pulse, self._nodes, self._limit = pulse, nodes, limit
+        self._say, self._check, self._clock = say, check, clock
+        self._heard: dict[str, float] = {}
+        self._trials: dict[str, Any] = {}
+        self._causes: dict[str, str] = {}
+        self._hung: set[str] = set()
+
+    def why(self, trial_id: str) -> str:
+        """Why a trial ends that leaves no record."""
+        trial = self._trials.get(trial_id)
+        return self._causes.pop(trial_id, None) or (DIED if trial is None else _error_of(trial))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """An actor begins a trial."""
-        self._heard[trial.trial_id] = (trial, time.monotonic())
+        self._trials[trial.trial_id] = trial
+        self._heard[trial.trial_id] = self._clock()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -41,27 +67,46 @@ class Watchdog(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The end."""
-        self._heard.pop(trial.trial_id, None)
+        self._forget(trial)
+        self._nodes.well(self._pulse.node_of(trial.trial_id))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process died."""
-        self._heard.pop(trial.trial_id, None)
+        """Its process failed, and it is not begun again."""
+        self._forget(trial)
+        if trial.trial_id not in self._hung:  # which may be slow alone
+            self._failed(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process died, and it begins again in another; why is kept, as Tune does not say so at a second death."""
+        """Its process failed, and it begins again in another; why is kept, as Tune forgets it."""
         self._heard.pop(trial.trial_id, None)
-        self._condemn(trial.trial_id, f"the worker's process died twice, at first: {_error_of(trial)}")
+        self._causes[trial.trial_id] = f"{_error_of(trial)} (in two processes, one after the other)"
+        self._failed(trial)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune's loop turns."""
-        for trial, heard in list(self._heard.values()):
-            silent = time.monotonic() - heard
-            actor = trial.temporary_state.ray_actor
-            if actor is not None and silent > ending.HUNG_SECONDS and silent > self._limit():
-                self._heard.pop(trial.trial_id)
-                self._condemn(trial.trial_id, f"hung: no rung for {silent:.0f} seconds; its process was ended")
+        self._check()
+        now = self._clock()
+        for trial_id in self._pulse.listen() & self._heard.keys():
+            self._heard[trial_id] = now
+        for trial_id, heard in list(self._heard.items()):
+            trial = self._trials[trial_id]
+            actor, silent = trial.temporary_state.ray_actor, now - heard
+            if actor is not None and silent > self._limit:
+                self._heard.pop(trial_id)
+                self._hung.add(trial_id)
+                self._causes[trial_id] = f"{HUNG}: no step for {silent:.0f} seconds; its process was ended"
                 trial.max_failures = 0  # it would hang again
                 ray.kill(actor)
+
+    def _forget(self, trial: Any) -> None:
+        self._heard.pop(trial.trial_id, None)
+        self._trials.pop(trial.trial_id, None)
+        self._causes.pop(trial.trial_id, None)
+
+    def _failed(self, trial: Any) -> None:
+        node = self._pulse.node_of(trial.trial_id)
+        if rest := self._nodes.failed(node):
+            self._say(f"processes fail one after another on node {node[:8]}: it rests for {rest:.0f} seconds")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing; Tune pickles its callbacks into a snapshot that is never restored."""
@@ -69,9 +114,10 @@ class Watchdog(Callback):
 
 
 def _error_of(trial: Any) -> str:
-    """The first line of the error of a trial, as Tune keeps it while the search runs."""
+    """The last line of the error of a trial, as Tune keeps it while the search runs: the error's name and words."""
     try:
-        _, first, *_ = Path(trial.error_file).read_text(encoding="utf-8").splitlines()  # the line before it says when
-    except (OSError, TypeError, ValueError):
-        return "for a reason that Ray does not know"
-    return first
+        text = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return DIED
+    last = text.rpartition("Failure #")[2]
+    return DIED if "The actor" in last and "Error" not in last_line(last) else last_line(last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,63 +11,80 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from ray import tune
 
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
-from intervmerge.errors import ConfigError
-from intervmerge.records.record import Record, Rung, State
+from intervmerge.errors import ConfigError, DiskError
+from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, shares
-from intervmerge.records.stopping import MARGIN, STOPPING, Bars
+from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
-from intervmerge.study.disk import REFUSED, full_disk, refusal
+from intervmerge.study.disk import full_disk, refusal
 from intervmerge.study.layout import TRIALS
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, rungs
-from intervmerge.workers.seat import LESS, Seat, is_out_of_memory, sit_down
+from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
+from intervmerge.workers.faults import SPOILT, fault_of
+from intervmerge.workers.pulse import Beating
+from intervmerge.workers.seat import LESS, Seat, circumstances_of, sit_down
 
-_BARS = TypeAdapter(Bars)
-
-
-def state_of(rung: Rung, steps: int) -> State:
-    """The state of a trial of so many steps after a rung."""
-    if len(rung.stopped) == len(rung.scores):
-        return "stopped"
-    if rung.steps < steps:
-        return "running"
-    return "partial" if rung.stopped else "complete"
+REST_SECONDS = 1.0
+"""A worker on a node that rests waits so long at a time, and says that it lives."""
 
 
 class Worker(tune.Trainable):
     """Trains and measures one trial after another; every step goes to the next rung.
 
-    A trial that fails reports its error as its result, so that the process, its base and its features stay.
+    A trial that fails by its own fault reports its error as its result, so that the process, its base and its features
+    stay. Any other error is raised: Tune replaces the process, and the trial goes on in another.
     """
 
-    def setup(self, config: dict[str, Any], base: Any = None, tensors: Any = None, seat: Seat | None = None) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        base: Any = None,
+        tensors: Any = None,
+        seat: Seat | None = None,
+        heart: Any = None,
+    ) -> None:
         """Called once a process; the base is mapped, not copied."""
         assert seat is not None
-        self._bench = sit_down(base, tensors, seat)
+        self._alive = Beating(heart)
+        self._bench = sit_down(base, tensors, seat, self._alive)
         self._seat, self._folder = seat, Path(seat.folder) / TRIALS
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial, on the same base."""
-        self._record = Record.from_json(json.loads(new_config["record"]))
-        self._bars = _BARS.validate_json(new_config["bars"])
+        assignment: Assignment = new_config[ASSIGNMENT]
+        self._record, self._bars, self._rests = assignment.record, assignment.bars, assignment.rests
         self._running: Iterator[Record] | None = None
-        self._refused: dict[str, str] = {}
+        self._refused: DiskError | None = None
+        self._alive.begin(self.trial_id)
         self._step_bytes = self._seat.machine.step_bytes
         return True
 
     def step(self) -> dict[str, Any]:
-        """To the next rung; what does not fit into memory is tried once more, with less of it at a time."""
+        """To the next rung; what does not fit into memory is tried once more, with less of it at a time.
+
+        Raises:
+            Exception: no fault of the trial; this process is to be replaced.
+        """
+        self._rest()
         thin = self._next(retry=self._step_bytes == self._seat.machine.step_bytes)
         if thin:  # here, where the error no longer holds what filled the memory
             self._step_bytes //= LESS
             torch.cuda.empty_cache()
             self._next(retry=False)
-        return {"record": json.dumps(self._record.to_json()), "done": self._record.state != "running", **self._refused}
+        return Report(self._record, self._refused).result
+
+    def _rest(self) -> None:
+        """Wait for as long as this node rests."""
+        until = time.monotonic() + self._rests.get(self._alive.node, 0.0)
+        self._rests = {}
+        while time.monotonic() < until:
+            time.sleep(REST_SECONDS)
+            self._alive()
 
     def _next(self, retry: bool) -> bool:
         """Go to the next rung, or fail; True where memory was short and another try is allowed."""
@@ -77,13 +94,15 @@ class Worker(tune.Trainable):
             self._record = next(self._running)
         except Exception as error:
             self._running = None
-            if retry and is_out_of_memory(error):
+            whose = fault_of(error).whose
+            if whose == "memory" and retry:
                 return True
             if full := full_disk(error):  # no fault of the trial, which will go on after its last rung
-                self._refused = {REFUSED: json.dumps(refusal(f"trial {self._record.number}", full).args)}
+                self._refused = refusal(f"trial {self._record.number}", full)
                 return False
-            text = traceback.format_exc()
-            self._record = replace(self._record, state="failed", error=text, threads=torch.get_num_threads())
+            if whose in SPOILT:
+                raise
+            self._record = replace(self._said(self._record), state="failed", error=traceback.format_exc())
         return False
 
     def _train(self) -> Iterator[Record]:
@@ -112,13 +131,16 @@ class Worker(tune.Trainable):
         for rung in training:
             done.append(rung)
             yield replace(
-                record,
+                self._said(record),
                 engine=engine.name,
-                state=state_of(rung, config.training.steps),
+                state=rung.state(config.training.steps),
                 rungs=tuple(done),
-                threads=torch.get_num_threads(),
                 sha256=sha256((folder / FILE).read_bytes()).hexdigest(),
             )
+
+    def _said(self, record: Record) -> Record:
+        """The same record, that says what it was computed with."""
+        return replace(record, threads=torch.get_num_threads(), circumstances=circumstances_of(self._bench))
 
     def _goes_on(self, rung: Rung) -> set[str]:
         """The tasks that are trained further, by the bars of when the trial began: these only rise."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.images import SPLITS, Split
-from intervmerge.suites.suite import Normalization, Suite, SuiteFile, Task
+from intervmerge.suites.suite import Normalization, Suite, SuiteFile, Task, TaskFile, files_of
 
 
 def random_weights(shape: Architecture, seed: int) -> dict[str, Tensor]:
@@ -38,9 +38,10 @@ def random_suite(shape: Architecture, tasks: int, images: int) -> Suite:
         checkpoint_family="random",
         architecture=shape,
         normalization=Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        pretrained="",
-        tasks=[],
+        pretrained="pretrained",
+        tasks=[TaskFile(name=task.name, classes=["a", "b"], head="", images="", task_vector="vector") for task in made],
     )
     suite = Suite(Path(), file, shape, pretrained, None, tuple(made))
-    suite.__dict__["fingerprint"] = f"random {shape} {tasks} {images}"  # it has no files to hash
+    # it has no files to hash
+    suite.__dict__["hashes"] = dict.fromkeys(files_of(file), f"random {tasks} {images}")
     return suite

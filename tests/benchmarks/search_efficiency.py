@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from intervmerge.pareto import hypervolume
 from intervmerge.recorded import load_recorded
@@ -36,9 +37,10 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
-from intervmerge.study.journal import Journal
+from intervmerge.study import journal
+from intervmerge.study.journal import Journal, held
 from intervmerge.suites.suite import load_suite
-from intervmerge.workers.worker import state_of
+from intervmerge.workers.assignment import ASSIGNMENT, Report
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ VARIANTS: Mapping[str, Variant | None] = {
     "all, gp": Variant(sampler="gp", priors="paper", composed=True, stopping="task", rungs=(25,)),
 }
 """Variant by name; None is `today`."""
+TOLD = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "nothing": TrialState.FAIL}
+"""What Optuna may hear of a trial that was stopped, in some tasks or all: its last figures as those of a complete one;
+that it was worse than others; or nothing that it learns from."""
 PLOTTED = ("today", "nothing twice", "priors", "composed", "composed, rung 25, tasks", "all but stopping", "all")
 """More lines than these cannot be told apart."""
 
@@ -169,7 +174,7 @@ def trained(recorded: Recorded, record: Record, bars: Bars, variant: Variant) ->
         rungs.append(Rung(steps, 0.0, scores, stopped=dict(stopped)))
         if len(stopped) == len(recorded.tasks):
             break
-    state = state_of(rungs[-1], last)  # type: ignore[arg-type]  # a rung of records has what it looks at
+    state = rungs[-1].state(last)
     test = recorded.scores(record.intervention, last, "test")
     return replace(record, state=state, rungs=tuple(rungs), test=test), images
 
@@ -202,16 +207,15 @@ def ours(recorded: Recorded, sampling: Sampling, seed: int, variant: Variant) ->
     sampling = replace(sampling, space=replace(sampling.space, search=search))
     trials: list[Record] = []
     images = 0
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        journal = Journal(Path(folder), SAMPLERS[variant.sampler](seed))
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder, held(Path(folder)):
+        opened = Journal(Path(folder), SAMPLERS[variant.sampler](seed))
         merged = recorded.references["validation"]["merged"]
-        searcher = OptunaSearcher(journal, sampling, "accuracy", None, merged, lambda event, record: None)
+        searcher = OptunaSearcher(opened, sampling, "accuracy", None, merged, lambda event, record: None)
         while (asked := searcher.suggest(str(len(trials)))) != "FINISHED":
-            record = Record.from_json(json.loads(asked["record"]))
-            found = json.loads(asked["bars"])
-            bars = Bars({int(k): v for k, v in found["whole"].items()}, {int(k): v for k, v in found["tasks"].items()})
+            record, bars = asked[ASSIGNMENT].record, asked[ASSIGNMENT].bars
             record, taken = trained(recorded, record, bars, variant)
-            searcher.on_trial_complete(str(len(trials)), {"record": json.dumps(record.to_json())})
+            searcher.on_trial_complete(str(len(trials)), Report(record).result)
             trials, images = [*trials, record], images + taken
             yield trials, images
 
@@ -274,9 +278,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--told", choices=TOLD, default="pruned", help="what Optuna hears of trials that were stopped")
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal.TOLD = {**journal.TOLD, **dict.fromkeys(("partial", "stopped"), TOLD[chosen.told])}
     recorded = [Recorded.load(seed) for seed in range(3)]
     traces: dict[str, list[list[Point]]] = {}
     print(f"mini8, a stand-in; {chosen.trials} trials, seeds 0-{chosen.seeds - 1}: median (quartiles)")

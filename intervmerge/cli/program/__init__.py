@@ -1,6 +1,7 @@
-"""What every command of ours does: read its flags, run, and end in an exit code and words, never in a traceback.
+"""What every command of ours does: read its flags, run, and end in an exit code and words, never a traceback.
 
-Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctrl-C; 141 whoever read the output went.
+Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 who read
+the output went.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def ended(program: str, run: Callable[[], int]) -> int:
     except IntervMergeError as error:
         print(f"{program}: {as_text(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as pressed:
         print("stopped", file=sys.stderr)
-        return INTERRUPTED
+        return int(getattr(pressed, "exit_code", INTERRUPTED))  # a search tells one signal from another
     except OSError as error:  # a disk, a pipe, a folder: what we know nothing to say of but its own words
         if not _still_read():
             return UNREAD

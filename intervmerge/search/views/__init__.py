@@ -6,16 +6,12 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from intervmerge.errors import ConfigError
 from intervmerge.quoting import without_secrets
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
 from intervmerge.stores import ARTIFACTS, DATABASE, local_uri
-from intervmerge.study.journal import JOURNAL, held
-from intervmerge.study.journal_file import mend
-from intervmerge.study.study import Study, load_study
+from intervmerge.study.study import Study
 from intervmerge.views import runs
 from intervmerge.views.plots import write_html, write_png
 from intervmerge.views.tables import write_front, write_parquet
@@ -23,7 +19,8 @@ from intervmerge.views.tables import write_front, write_parquet
 VIEW_SECONDS = 15.0
 """The pages are written at most so often while the search runs."""
 PATIENCE = 20.0
-"""MLflow is left alone for so many times as long as it took to fail: a server that hangs costs a twentieth at most."""
+"""The pages are let be for so many times as long as they took, as is MLflow after it failed: what takes longer in a
+long search, and a server that hangs, cost a twentieth at most."""
 WORDS = 300
 """Characters of an error that are said; MLflow's may go on for pages."""
 MLFLOW, PAGES = "the runs in MLflow", "tables and plots"
@@ -39,42 +36,6 @@ def write_pages(study: Study, record: StudyRecord, children: Mapping[int, str]) 
     write_front(record, study.folder / "front.json")
     write_png(record, study.folder / "pareto.png")
     write_html(record, study.folder / "pareto.html", children)
-
-
-def report_again(folder: Path, uri: str | None, watch: Watcher) -> tuple[Study, bool]:
-    """Make all views of a study again, alone with it; whether all could be written.
-
-    Raises:
-        ConfigError: there is no study, or another process writes to it.
-    """
-    load_study(folder)  # refused here where there is none
-    with held(folder):
-        mend(folder / JOURNAL)
-        study = load_study(folder)
-        return study, report(study, uri, watch)
-
-
-def front_page(folder: Path, watch: Watcher) -> str | None:
-    """The address of a study's page in an MLflow server of its own store, without host. Runs that are missing, or of
-    an older version or place, are made again first, unless the study is being searched: that is only read.
-
-    Returns:
-        None where there is no such page, as another process has not written it yet.
-
-    Raises:
-        ConfigError: there is no study, or it cannot be written to.
-    """
-    study = load_study(folder)
-    # asked before MLflow opens the database, which it would hold on to
-    page = runs.front_page(folder, study.identity) if not moved(study) and (folder / DATABASE).is_file() else None
-    if page is None:
-        try:
-            report_again(folder, None, watch)
-        except ConfigError:
-            if moved(study) or not (folder / DATABASE).is_file():
-                raise
-        page = runs.front_page(folder, study.identity)
-    return page
 
 
 def moved(study: Study) -> bool:
@@ -100,7 +61,7 @@ class Views:
 
     def __init__(self, study: Study, uri: str | None, watch: Watcher) -> None:
         self._study, self._uri, self._watch = study, uri, watch
-        self._written = self._rested = 0.0
+        self._due = self._rested = 0.0
         self._runs: runs.Runs | None = None
         self._cleared = False
         self._children: Mapping[int, str] = {}
@@ -112,10 +73,12 @@ class Views:
         """A trial ended."""
         study = self._study.record
         self._to_mlflow(lambda to: to.sync(study))
-        if time.monotonic() - self._written > VIEW_SECONDS:
+        began = time.monotonic()
+        if began >= self._due:
             self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
             self._to_mlflow(lambda to: to.attach(study, [self._study.folder / "pareto.html"]))
-            self._written = time.monotonic()
+            now = time.monotonic()
+            self._due = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
     def finish(self, status: str) -> None:
         """The last state, test included; `status` is the parent run's, FINISHED, FAILED or KILLED."""

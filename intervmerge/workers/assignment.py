@@ -1,0 +1,47 @@
+"""What crosses between driver and workers: one value a trial, one a rung, as they are.
+
+Tune flattens, merges and prints what is a dict; a dataclass it hands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from intervmerge.errors import DiskError
+from intervmerge.records.record import Record
+from intervmerge.records.stopping import Bars
+
+ASSIGNMENT, REPORT = "assignment", "report"
+"""The only keys of ours in Tune's config and in Tune's results."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to train."""
+
+    record: Record
+    bars: Bars = field(default_factory=Bars)
+    """What it must reach, by when it was assigned."""
+    rests: Mapping[str, float] = field(default_factory=dict)
+    """Nodes that rest, and for how many seconds: there the trial waits."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As Tune takes it."""
+        return {ASSIGNMENT: self}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it so far."""
+
+    record: Record
+    refused: DiskError | None = None
+    """The disk took no more: the search ends."""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """As Tune takes it."""
+        return {REPORT: self, "done": self.record.state != "running"}

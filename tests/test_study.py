@@ -1,0 +1,347 @@
+"""A study on disk: who writes to it, what it survives, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from optuna.trial import TrialState
+
+from intervmerge.engines.caches import CachePlan, plan_caches
+from intervmerge.engines.storages import STORAGES
+from intervmerge.errors import CheckpointError, ConfigError, SuiteError
+from intervmerge.machine import GIB
+from intervmerge.records.circumstances import ALL, NOTHING_KEPT, UNKNOWN, Circumstances
+from intervmerge.records.record import Record, Rung, State
+from intervmerge.records.repeats import Repeat
+from intervmerge.records.scores import Score
+from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
+from intervmerge.space.samplers import SAMPLERS
+from intervmerge.space.search import SearchSettings
+from intervmerge.space.space import InterventionSpace, TrainingSpace
+from intervmerge.study.journal import JOURNAL, Journal, held
+from intervmerge.study.journal_file import HELD, JournalFile
+from intervmerge.study.sameness import check_circumstances, room_for
+from intervmerge.study.study import load_study, settings_of, take_up
+from intervmerge.study.upgrades import FORMAT
+from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.views.tables import write_front
+
+pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
+
+
+def trial(state: str, *rungs: Rung) -> Record:
+    return Record(0, state, 0, {"formula": "noreft"}, {"steps": 4}, 100, rungs=rungs)  # type: ignore[arg-type]
+
+
+# ---- one writer
+
+WRITER = """\
+import sys
+from pathlib import Path
+from intervmerge.study.journal_file import HELD, JournalFile
+
+path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+HELD.add(path.parent.resolve())
+file = JournalFile(str(path))
+for number in range(count):
+    file.append_logs([{"writer": name, "number": number, "filler": "x" * (number % 97)}])
+"""
+
+
+def test_of_two_processes_that_append_to_a_journal_no_line_is_lost(tmp_path: Path) -> None:
+    path, count = tmp_path / JOURNAL, 400
+    path.touch()
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen([*command, name, str(count)]) for name in ("a", "b")]
+    assert [writer.wait(timeout=300) for writer in writers] == [0, 0]
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for name in ("a", "b"):
+        assert [line["number"] for line in lines if line["writer"] == name] == list(range(count))
+
+
+def test_nobody_writes_to_a_study_without_holding_its_folder(tmp_path: Path) -> None:
+    sampler = SAMPLERS["random"](0)
+    with pytest.raises(AssertionError, match="does not hold it"):
+        Journal(tmp_path, sampler)
+    with held(tmp_path):
+        journal = Journal(tmp_path, sampler)
+        journal.note("a", 1)
+    with pytest.raises(AssertionError, match="does not hold its folder"):
+        journal.note("b", 2)
+    with pytest.raises(AssertionError, match="does not hold its folder"):
+        Journal(tmp_path).note("b", 2)
+    assert Journal(tmp_path).noted("b") is None
+    assert not HELD & {tmp_path.resolve()}
+
+
+def test_a_journal_never_has_a_number_that_json_has_not(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).touch()
+    with held(tmp_path), pytest.raises(ValueError, match="not JSON compliant"):
+        JournalFile(str(tmp_path / JOURNAL)).append_logs([{"figure": float("nan")}])
+    assert (tmp_path / JOURNAL).read_bytes() == b""
+
+
+# ---- what Optuna hears
+
+FULL = Rung(4, 1.0, {"red": Score(5, 5, 9), "green": Score(7, 7, 9)})
+EARLY = replace(FULL, steps=2)
+HEARD: Mapping[str, tuple[Record, TrialState]] = {
+    "complete": (trial("complete", EARLY, FULL), TrialState.COMPLETE),
+    "partial": (trial("partial", EARLY, replace(FULL, stopped={"red": 2})), TrialState.PRUNED),
+    "stopped": (trial("stopped", replace(EARLY, stopped={"red": 2, "green": 2})), TrialState.PRUNED),
+    "failed": (trial("failed", EARLY), TrialState.FAIL),
+    "over the budget": (trial("pruned"), TrialState.PRUNED),
+    "repeat of a complete one": (trial("complete", EARLY, FULL).repeated(0), TrialState.COMPLETE),
+    "repeat of a partial one": (
+        trial("partial", EARLY, replace(FULL, stopped={"red": 2})).repeated(0), TrialState.PRUNED
+    ),
+    "repeat of a stopped one": (
+        trial("stopped", replace(EARLY, stopped={"red": 2, "green": 2})).repeated(0), TrialState.PRUNED
+    ),
+    "repeat of one that runs": (trial("running", EARLY).repeated(0), TrialState.FAIL),
+    "repeat of one that runs in some tasks": (
+        trial("running", replace(EARLY, stopped={"red": 2})).repeated(0), TrialState.FAIL
+    ),
+    "repeat of one that has just begun": (trial("running").repeated(0), TrialState.FAIL),
+    "repeat of one that failed": (trial("failed").repeated(0), TrialState.FAIL),
+}  # fmt: skip
+"""A trial as it ends, and what Optuna hears of it."""
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_optuna_hears_no_figure_that_is_not_final(name: str, tmp_path: Path) -> None:
+    record, state = HEARD[name]
+    with held(tmp_path):
+        journal = Journal(tmp_path, SAMPLERS["random"](0))
+        journal.tell(journal.study.ask(), record, "accuracy")
+    told = Journal(tmp_path).study.trials[0]
+    assert told.state == state
+    assert told.values == ([pytest.approx((5 / 9 + 7 / 9) / 2), 2.0] if state == TrialState.COMPLETE else None)
+    assert told.user_attrs["record"]["state"] == record.state  # the record says what it was
+
+
+def test_a_repeat_of_a_trial_that_failed_on_its_way_is_told_as_nothing(tmp_path: Path) -> None:
+    states = {record.state for record, _ in HEARD.values()}
+    assert states == {*get_args(State)} - {"running"}  # every state in which a trial ends
+
+
+# ---- what was computed otherwise
+
+OURS = Circumstances(device="cpu", storage="fp32", adapt=ALL, torch="2.9.1", package="1")
+OTHERWISE = {
+    "device": (replace(OURS, device="cuda"), "device cpu, but the trials there had cuda", "--device cuda"),
+    "storage": (replace(OURS, storage="bf16"), "storage fp32, but the trials there had bf16", "--cache-gib 0.0"),
+    "no stream": (replace(OURS, storage=NOTHING_KEPT), "had no class stream", "--cache-gib 0, or"),
+    "adapt": (
+        replace(OURS, storage="bf16 tokens", adapt=64), "storage fp32, but the trials there had bf16 tokens", "--cache"
+    ),
+    "adapt alone": (replace(OURS, adapt=64), "adapt all images to adapt on, but the trials there had 64", "--cache"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+@pytest.mark.parametrize("repeated", [False, True])
+def test_trials_whose_figures_differ_by_more_than_rounding_are_never_mixed(
+    name: str, repeated: bool, odd: Suite
+) -> None:
+    theirs, got, allowed = OTHERWISE[name]
+    known = trial("complete", EARLY, FULL)
+    if repeated:
+        known = replace(known, repeats=(Repeat(1, FULL.scores, FULL.scores, circumstances=theirs),))
+    else:
+        known = replace(known, circumstances=theirs)
+    with pytest.raises(ConfigError, match=re.escape(got)) as refused:
+        check_circumstances("--out x", [trial("complete", FULL), known], OURS, odd)
+    assert allowed in refused.value.args[3]
+    assert "another --out" in refused.value.args[3]
+
+
+def test_what_differs_by_rounding_is_said_and_what_is_unknown_or_untrained_is_not(odd: Suite) -> None:
+    old = trial("complete", FULL)
+    never = replace(trial("pruned"), circumstances=replace(OURS, device="cuda"))
+    assert check_circumstances("--out x", [old, never], OURS, odd) == []
+    newer = replace(old, circumstances=replace(OURS, torch="2.9.2", package="2"))
+    said = check_circumstances("--out x", [newer, replace(newer, circumstances=OURS)], OURS, odd)
+    assert [re.findall(r"computed with (\S+) (\S+), now it is (\S+):", text) for text in said] == [
+        [("package", "2", "1")], [("torch", "2.9.2", "2.9.1")]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("storage", [*STORAGES, None])
+@pytest.mark.parametrize("adapt", [None, 64])
+def test_what_a_refusal_allows_gives_what_the_trials_had(storage: str | None, adapt: int | None) -> None:
+    if adapt is not None and storage != "bf16 tokens":
+        return  # fewer images are the ladder's last step
+    suite, theirs = load_suite("mini8"), CachePlan(storage=storage, adapt=adapt)
+    plan = plan_caches(suite, int(float(room_for(theirs, suite)) * GIB))
+    assert (plan.storage, plan.adapt) == (storage, adapt)
+
+
+@pytest.mark.parametrize("kind", [Record, Repeat])
+def test_a_record_without_circumstances_is_of_unknown_ones(kind: type[Record] | type[Repeat]) -> None:
+    whole = trial("complete", FULL) if kind is Record else Repeat(1, FULL.scores, {})
+    values = {name: value for name, value in whole.to_json().items() if name not in ("circumstances", "threads")}
+    assert kind.from_json(values).circumstances == UNKNOWN
+
+
+# ---- older versions
+
+OLD = Path(__file__).parent / "fixtures" / "format_1"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(OLD / "study", tmp_path / "study"))
+
+
+def plan(out: Path, **more: Any) -> Prepared:
+    return prepare(SearchPlan.of(space=OLD / "space.yaml", suite=OLD / "suite", out=out, **more))
+
+
+def taken_up(out: Path, **more: Any) -> Journal:
+    """The journal of a folder, taken up as a search does."""
+    prepared = plan(out, **more)
+    base, sampling = named_base(prepared), prepared.sampling
+    assert base is not None
+    settings = settings_of(sampling, base, prepared.suite_path, "fair", "accuracy", sampling.cost_range()[1])
+    with held(out):
+        journal = Journal(out, SAMPLERS["random"](0))
+        take_up(journal, settings, out, base)
+    return journal
+
+
+def test_a_study_of_format_1_is_opened_with_all_that_it_held(old: Path) -> None:
+    record = load_study(old).record
+    assert [trial.state for trial in record.trials] == ["complete"] * 6
+    assert [(trial.number, set(trial.test)) for trial in record.front] == [(1, {"red", "green"}), (4, {"red", "green"})]
+    assert record.trials[1].test["red"].right == "fdff2e"
+    assert [repeat.seed for repeat in record.trials[4].repeats] == [4]
+    assert record.trials[4].repeats[0].test["green"].right == "f99e5d"
+    assert {run.circumstances for trial in record.trials for run in trial.by_seed} == {UNKNOWN}
+    assert record.gains
+    assert (record.selection, record.final_seeds, record.looks) == ("shrunk", 1, 1)
+    json.loads(json.dumps([trial.to_json() for trial in record.trials]))
+
+
+def test_a_study_whose_suite_has_moved_says_so_and_takes_where_it_is(old: Path, odd_folder: Path) -> None:
+    with pytest.raises(SuiteError, match=r"/gone/suite.*--suite PATH"):
+        load_study(old).base()
+    base = load_study(old, suite=OLD / "suite").base()
+    assert base.rule == "ties_sum"
+    with pytest.raises(CheckpointError, match="the base must be the one that the study measured"):
+        load_study(old, suite=odd_folder).base()
+    with pytest.raises(SuiteError, match="nowhere"):
+        load_study(old, suite=old / "nowhere").base()
+
+
+def test_a_study_of_format_1_that_is_taken_up_is_of_this_format_and_keeps_its_identity(old: Path) -> None:
+    before = load_study(old).settings
+    after = taken_up(old).settings
+    assert (before["format"], after["format"]) == (1, FORMAT)
+    assert after["identity"] == before["identity"]
+    assert after["base_fingerprint"] == load_study(old, suite=OLD / "suite").base().fingerprint
+    assert Path(after["suite_path"]) == OLD / "suite"
+    assert load_study(old).base().fingerprint == after["base_fingerprint"]  # and is found there from now on
+    taken_up(old)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"base": {"rule": "ties_sum", "scaling": 0.4}}, "base .*0.4"), ({"search": {"seed": 4}}, "search"),
+     ({"engine": "exact"}, "space")],
+)  # fmt: skip
+def test_a_study_of_format_1_is_no_other_study(more: dict[str, Any], message: str, old: Path) -> None:
+    content = (old / JOURNAL).read_bytes()
+    more = {**more.pop("search", {}), **more}
+    with pytest.raises(ConfigError, match=f"{message}.*but the study there has"):
+        taken_up(old, **more)
+    assert (old / JOURNAL).read_bytes() == content
+
+
+def test_a_study_of_a_newer_format_is_refused_and_left_as_it_is(old: Path) -> None:
+    with held(old):
+        journal = Journal(old)
+        journal.note("settings", {**journal.settings, "format": FORMAT + 1})
+    content = (old / JOURNAL).read_bytes()
+    for opened in (lambda: load_study(old), lambda: taken_up(old)):
+        with pytest.raises(ConfigError, match=f"a study of format {FORMAT + 1}"):
+            opened()
+    assert (old / JOURNAL).read_bytes() == content
+
+
+DEFAULTS = [
+    *((("space", part), f.name) for part, kind in (("intervention", InterventionSpace), ("training", TrainingSpace))
+      for f in fields(kind)),
+    *((("search",), f.name) for f in fields(SearchSettings)),
+    ((), "selection"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "name"), DEFAULTS, ids=lambda value: str(value))
+def test_a_setting_that_was_added_since_at_its_default_leaves_a_study_what_it_was(
+    place: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    given = ("formula", "rank", "blocks", "token", "steps", "batch", "learning_rate", "rungs", "trials", "sampler",
+             "priors", "stopping", "final_seeds", "seed")  # fmt: skip
+    if name in given:
+        return  # the space says it
+    journal = taken_up(out)
+    with held(out):
+        values = dict(journal.study.user_attrs["settings"])
+        inner = values
+        for key in place:
+            inner[key] = dict(inner[key])
+            inner = inner[key]
+        del inner[name]
+        journal.note("settings", values)
+    assert name not in str(Journal(out).study.user_attrs["settings"].get("search" if place == ("search",) else "x", ""))
+    taken_up(out)
+
+
+def test_a_record_without_a_setting_that_was_added_since_has_its_default(old: Path) -> None:
+    text = (old / JOURNAL).read_text(encoding="utf-8")
+    (old / JOURNAL).write_text(
+        text.replace(',"start":"identity"', "").replace(',"engine":"auto"', ""), encoding="utf-8"
+    )
+    for trial in load_study(old).record.trials:
+        assert (trial.intervention["start"], trial.training["engine"]) == ("identity", "auto")
+
+
+# ---- looks at test
+
+
+def test_every_session_that_measures_on_test_is_a_look_however_much_it_measures(tmp_path: Path) -> None:
+    for session in range(1, 4):
+        with held(tmp_path):
+            journal = Journal(tmp_path, SAMPLERS["random"](0))
+            assert journal.looks == session - 1
+            record = trial("complete", EARLY, FULL)
+            asked = journal.study.ask()
+            record = replace(record, number=asked.number)
+            journal.tell(asked, record, "accuracy")
+            assert journal.looks == session - 1
+            for task in ("red", "green"):
+                journal.keep_test(record.with_test({task: Score(1, 1, 9)}))
+            journal.keep_repeat(record.number, Repeat(1, FULL.scores, FULL.scores))
+            assert journal.looks == Journal(tmp_path).looks == session
+
+
+@pytest.mark.parametrize(("looks", "words"), [(0, ""), (1, ", test was looked at once"), (3, "looked at 3 times")])
+def test_the_caption_and_the_front_say_how_often_test_was_looked_at(
+    looks: int, words: str, old: Path, tmp_path: Path
+) -> None:
+    record = replace(load_study(old).record, looks=looks)
+    assert words in record.caption
+    assert ("looked at" in record.caption) == (looks > 0)
+    write_front(record, tmp_path / "front.json")
+    assert json.loads((tmp_path / "front.json").read_text())["looks_at_test"] == looks
