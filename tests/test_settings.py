@@ -167,8 +167,8 @@ texts = st.text(st.characters(codec="utf-8"), max_size=60) | st.text(string.prin
 pieces = st.sampled_from(
     ["a", "b: ", "- ", "\n", "  ", "? ", ": ", "&x ", "*x", "!!int ", "<<: ", "[", "]", "{", "}", ", ", "'", '"', "|\n",
      ">\n", "#", "010", "1_000", "1:30", "yes", "2024-01-01", ".inf", "1e3", "\t", "---\n", "...\n",
-     "%YAML 1.1\n", "\\x", "~",
-     "suite: ", "tasks: ", "base: ", "search: ", "trials: ", "training: ", "\ufeff", "\x85", "\u2028"]
+     "%YAML 1.1\n", "\\x", "~", "suite: ", "tasks: ", "base: ", "search: ", "trials: ", "training: ", "\ufeff", "\x85",
+     "\u2028"]
 )  # fmt: skip
 yaml_texts = texts | st.lists(pieces, max_size=25).map("".join)
 scalars = (

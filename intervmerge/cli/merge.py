@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from intervmerge.cli.arguments import add_base_arguments, choose_base, open_suite
-from intervmerge.cli.program.values import check_out
-from intervmerge.errors import ConfigError
+from intervmerge.cli.program.values import check_out_file
 
 HELP = "merge fine-tuned models and print accuracy by task"
 
@@ -25,9 +24,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Merge, print, and write if asked."""
     suite = open_suite(chosen)
     if chosen.out is not None:
-        if chosen.out.is_dir():
-            raise ConfigError("--out", f"{chosen.out}, a folder", "the weights are one file", "merged.safetensors")
-        check_out(chosen.out.parent)
+        check_out_file(chosen.out)
     base = choose_base(chosen, suite)
 
     from intervmerge.cli.tables import print_scores

@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
     from intervmerge.mlflow_uris import check_uri
-    from intervmerge.search.views import report_again
-    from intervmerge.views.screen import Screen, print_front
+    from intervmerge.search.views.again import report_again
+    from intervmerge.views.screen import Screen
+    from intervmerge.views.terminal.fronts import print_front
 
     if chosen.mlflow is not None:
         check_uri(chosen.mlflow)

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Merge, train, print."""
-    config = _config(chosen)
+    config = config_of(chosen)
     suite = open_suite(chosen)
     from intervmerge.engines.batches import check_batch, sizes
     from intervmerge.interventions import place
@@ -98,7 +98,8 @@ def _print_rung(rung: Rung) -> None:
     )
 
 
-def _config(chosen: argparse.Namespace) -> TrialConfig:
+def config_of(chosen: argparse.Namespace) -> TrialConfig:
+    """The configuration that the flags say; those left out have the settings' own defaults."""
     from intervmerge.settings import read_settings
     from intervmerge.trial.config import TrialConfig
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Start MLflow's server, say where the front's page is once it answers, and wait until it ends."""
     from intervmerge.mlflow_uris import local_uri
-    from intervmerge.search.views import front_page
+    from intervmerge.search.views.again import front_page
     from intervmerge.views.screen import Screen
 
     port = free_port(chosen.port)

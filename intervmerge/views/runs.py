@@ -45,7 +45,7 @@ def front_page(folder: Path, identity: str) -> str | None:
     """
     client = _client(local_uri(folder))
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None or any(experiment.tags.get(name) != value for name, value in KIND.items()):
+    if experiment is None or not KIND.keys() <= experiment.tags.keys():
         return None
     condition = f"tags.`{STUDY}` = '{identity}' and tags.`{NUMBER}` = 'parent'"
     runs = client.search_runs([experiment.experiment_id], condition)

@@ -55,3 +55,19 @@ def check_out(folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ConfigError("--out", f"{folder} ({error})", "files are written there", "a folder open to you") from error
+
+
+def check_out_file(path: Path) -> None:
+    """The same of a file; one that is there is written anew.
+
+    Raises:
+        ConfigError: it is a folder, or its own folder is closed to us.
+    """
+    try:
+        folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        allowed = "a file in a folder open to you"
+        raise ConfigError("--out", f"{path} ({error})", "a file is written there", allowed) from error
+    if folder:
+        raise ConfigError("--out", f"{path}, a folder", "a file is written there", "a file, which may be there already")
+    check_out(path.parent)

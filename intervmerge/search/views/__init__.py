@@ -6,16 +6,12 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from intervmerge.errors import ConfigError
 from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, local_uri
 from intervmerge.quoting import without_secrets
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
-from intervmerge.study.journal import JOURNAL, held
-from intervmerge.study.journal_file import mend
-from intervmerge.study.study import Study, load_study
+from intervmerge.study.study import Study
 from intervmerge.views import runs
 from intervmerge.views.plots import write_html, write_png
 from intervmerge.views.tables import write_front, write_parquet
@@ -40,42 +36,6 @@ def write_pages(study: Study, record: StudyRecord, children: Mapping[int, str]) 
     write_front(record, study.folder / "front.json")
     write_png(record, study.folder / "pareto.png")
     write_html(record, study.folder / "pareto.html", children)
-
-
-def report_again(folder: Path, uri: str | None, watch: Watcher) -> tuple[Study, bool]:
-    """Make all views of a study again, alone with it; whether all could be written.
-
-    Raises:
-        ConfigError: there is no study, or another process writes to it.
-    """
-    load_study(folder)  # refused here where there is none
-    with held(folder):
-        mend(folder / JOURNAL)
-        study = load_study(folder)
-        return study, report(study, uri, watch)
-
-
-def front_page(folder: Path, watch: Watcher) -> str | None:
-    """The address of a study's page in an MLflow server of its own store, without host. Runs that are missing, or of
-    an older version or place, are made again first, unless the study is being searched: that is only read.
-
-    Returns:
-        None where there is no such page, as another process has not written it yet.
-
-    Raises:
-        ConfigError: there is no study, or it cannot be written to.
-    """
-    study = load_study(folder)
-    # asked before MLflow opens the database, which it would hold on to
-    page = runs.front_page(folder, study.identity) if not moved(study) and (folder / DATABASE).is_file() else None
-    if page is None:
-        try:
-            report_again(folder, None, watch)
-        except ConfigError:
-            if moved(study) or not (folder / DATABASE).is_file():
-                raise
-        page = runs.front_page(folder, study.identity)
-    return page
 
 
 def moved(study: Study) -> bool:
