@@ -10,8 +10,8 @@ import pytest
 import torch
 from odd_suite import write_odd_suite
 
+from intervmerge.session.session import ENVIRONMENT, LOCAL
 from intervmerge.suites.suite import Suite, load_suite
-from intervmerge.workers.session import ENVIRONMENT, LOCAL
 
 torch.set_num_threads(2)
 os.environ.update({**ENVIRONMENT, **LOCAL})  # before any test imports Ray

@@ -12,14 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 ROOMS = (
-    *("errors", "settings", "seeding", "quoting", "finite", "files", "machine", "mlflow_uris", "stores", "pareto"),
-    *("merging", "interventions", "records", "suites"),
-    *("engines", "bases", "training", "trial", "space", "study", "views", "workers", "search", "bundle", "analysis"),
-    *("paper", "recorded", "suite_build", "cli", "__main__"),
+    *("errors", "settings", "seeding", "quoting", "finite", "files", "disk", "machine", "mlflow_uris", "stores"),
+    *("pareto", "merging", "interventions", "records", "suites", "engines", "bases", "training", "trial", "space"),
+    *("study", "views", "session", "watchdog", "workers", "search", "bundle", "analysis", "paper", "recorded"),
+    *("suite_build", "cli", "__main__"),
 )
 """From the ground up; a room imports only rooms before it."""
 DOORS = {
-    "ray": ("workers/", "search/"),
+    "ray": ("session/", "watchdog/", "workers/", "search/"),
     "optuna": ("space/", "study/", "search/"),
     "mlflow": ("views/runs.py", "bundle/"),
     "open_clip": ("suites/", "training/", "suite_build/"),

@@ -22,11 +22,11 @@ from intervmerge.cli.search import main as search
 from intervmerge.records.ending import FAILURES
 from intervmerge.search.run import is_whole, run_search
 from intervmerge.search.watch import Silence
+from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.study.journal import Journal
 from intervmerge.study.study import load_study
 from intervmerge.views.runs import NUMBER, local_uri
-from intervmerge.workers.session import ray_session
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]

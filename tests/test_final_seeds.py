@@ -37,6 +37,7 @@ from intervmerge.records.spread import Gain, bootstrap, gain, spread_of
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import SearchPlan
 from intervmerge.search.run import is_whole
+from intervmerge.session.session import ray_session
 from intervmerge.settings import read_settings
 from intervmerge.space.space import SearchSettings
 from intervmerge.study.journal import Journal
@@ -51,7 +52,6 @@ from intervmerge.views.plots import payload, write_png
 from intervmerge.views.runs import NUMBER
 from intervmerge.views.tables import deviations_of, front_rows
 from intervmerge.workers.seat import Seat, sit_down
-from intervmerge.workers.session import ray_session
 from intervmerge.workers.tasks import train_again
 
 # Ray, MLflow and Optuna warn of their own affairs

@@ -18,15 +18,15 @@ from outages import free_port, mounting, server
 
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
+from intervmerge.disk import full_disk, plainly
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.files import replacing
 from intervmerge.search.views import MLFLOW
+from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.study.disk import full_disk, plainly
 from intervmerge.study.journal import JOURNAL, Journal
 from intervmerge.study.study import load_study
 from intervmerge.views.runs import NUMBER, PARENT
-from intervmerge.workers.session import ray_session
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

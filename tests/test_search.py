@@ -29,6 +29,8 @@ from intervmerge.interventions import Interventions
 from intervmerge.mlflow_uris import local_uri
 from intervmerge.records.scores import accuracy
 from intervmerge.search.views import VIEWS
+from intervmerge.session.interrupt import Interrupt
+from intervmerge.session.session import ray_session
 from intervmerge.space.sampling import SAMPLERS, Sampling
 from intervmerge.space.space import read_space, schema, shipped
 from intervmerge.study.journal import JOURNAL, Journal, held
@@ -36,8 +38,6 @@ from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.views.runs import NUMBER, PARENT
-from intervmerge.workers.interrupt import Interrupt
-from intervmerge.workers.session import ray_session
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

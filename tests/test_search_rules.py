@@ -33,6 +33,7 @@ from intervmerge.records.scores import Score
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.searcher import LISTED, OptunaSearcher
+from intervmerge.session.session import ray_session
 from intervmerge.settings import read_settings
 from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, Pace
 from intervmerge.space.sampling import Sampling
@@ -48,10 +49,9 @@ from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE
 from intervmerge.trial.unfinished import write_whole
+from intervmerge.watchdog.faults import is_out_of_memory
 from intervmerge.workers.assignment import ASSIGNMENT, REPORT, Assignment, Report
-from intervmerge.workers.faults import is_out_of_memory
 from intervmerge.workers.seat import Seat
-from intervmerge.workers.session import ray_session
 from intervmerge.workers.worker import Worker
 
 # Ray, MLflow and Optuna warn of their own affairs

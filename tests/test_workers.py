@@ -29,20 +29,20 @@ from intervmerge.records.ending import FAILURES, HUNG, Stopping, kind_of
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars
+from intervmerge.session import session
+from intervmerge.session.interrupt import Interrupt, Interrupted
+from intervmerge.session.object_store import share
+from intervmerge.session.session import joined, only_gpu, own_folder, own_token, ray_session, seen_alone
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
-from intervmerge.workers import session
+from intervmerge.watchdog.faults import fault_of
+from intervmerge.watchdog.nodes import LONGEST_SECONDS, REST_SECONDS, Nodes
+from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment
 from intervmerge.workers.crew import Crew
-from intervmerge.workers.faults import fault_of
-from intervmerge.workers.interrupt import Interrupt, Interrupted
-from intervmerge.workers.nodes import LONGEST_SECONDS, REST_SECONDS, Nodes
-from intervmerge.workers.object_store import share
 from intervmerge.workers.preparing import compared, teachers
 from intervmerge.workers.roster import Roster
 from intervmerge.workers.seat import Seat, threads_of
-from intervmerge.workers.session import joined, only_gpu, own_folder, own_token, ray_session, seen_alone
-from intervmerge.workers.watchdog import Watchdog
 
 # Ray warns of its own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -428,7 +428,7 @@ def test_a_signal_waits_for_the_next_check_and_says_its_exit_code(number: signal
 def test_what_a_process_was_told_to_ignore_stays_ignored() -> None:
     code = (
         "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from intervmerge.workers.interrupt import Interrupt\n"
+        "from intervmerge.session.interrupt import Interrupt\n"
         "with Interrupt() as interrupt: os.kill(os.getpid(), signal.SIGHUP); interrupt.check()\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True).returncode == 0

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from intervmerge.workers.session import ENVIRONMENT
+from intervmerge.session.session import ENVIRONMENT
 
 os.environ.update(ENVIRONMENT)
 os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # of the process that ran this
@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 from intervmerge.bases.merged import merge
 from intervmerge.search.run import run_search
+from intervmerge.session.object_store import share
 from intervmerge.suites.suite import load_suite
-from intervmerge.workers.object_store import share
 
 
 @ray.remote(num_cpus=0)

@@ -8,8 +8,8 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.search.driver import roster_of
 from intervmerge.search.plan import Prepared, best_base
 from intervmerge.search.watch import Watcher
+from intervmerge.session.object_store import share
 from intervmerge.trial.sweep import CANDIDATES, Candidate
-from intervmerge.workers.object_store import share
 from intervmerge.workers.preparing import swept, teachers
 
 

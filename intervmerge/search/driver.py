@@ -13,6 +13,7 @@ from ray.tune import TuneError
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
+from intervmerge.disk import plainly
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
 from intervmerge.machine import Machine
 from intervmerge.records.ending import Stopping
@@ -22,22 +23,21 @@ from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.views import Views
 from intervmerge.search.watch import Watcher
-from intervmerge.study.disk import plainly
+from intervmerge.session.interrupt import Interrupt
+from intervmerge.session.object_store import put, share
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
+from intervmerge.watchdog.faults import fault_of, last_line
+from intervmerge.watchdog.nodes import Nodes
+from intervmerge.watchdog.pulse import Pulse
+from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
-from intervmerge.workers.faults import fault_of, last_line
-from intervmerge.workers.interrupt import Interrupt
-from intervmerge.workers.nodes import Nodes
-from intervmerge.workers.object_store import put, share
 from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
-from intervmerge.workers.pulse import Pulse
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.tasks import measure
-from intervmerge.workers.watchdog import Watchdog
 from intervmerge.workers.worker import Worker
 
 

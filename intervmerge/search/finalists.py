@@ -5,9 +5,9 @@ Beside the search, not in it: a repeat is no trial, Optuna does not hear of it, 
 
 from __future__ import annotations
 
+from intervmerge.disk import full_disk, refusal
 from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
-from intervmerge.study.disk import full_disk, refusal
 from intervmerge.study.layout import repeat_folder
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 
 from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.disk import plainly
 from intervmerge.records.ending import stalled
 from intervmerge.records.record import Record
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
+from intervmerge.session.interrupt import Interrupt
+from intervmerge.session.session import only_gpu, ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
-from intervmerge.study.disk import plainly
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study, settings_of, take_up
 from intervmerge.study.warm_start import check_other, take_over
 from intervmerge.trial import unfinished
-from intervmerge.workers.interrupt import Interrupt
-from intervmerge.workers.session import only_gpu, ray_session
 
 
 def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:

@@ -23,8 +23,8 @@ from intervmerge.records.stopping import Bars, Known
 from intervmerge.space.samplers import GRID, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
 from intervmerge.study.journal import Journal
+from intervmerge.watchdog.watchdog import DIED
 from intervmerge.workers.assignment import REPORT, Assignment, Report
-from intervmerge.workers.watchdog import DIED
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""

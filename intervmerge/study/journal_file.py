@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
+from intervmerge.disk import refusal
 from intervmerge.files import append_whole, locked
-from intervmerge.study.disk import refusal
 
 HELD: set[Path] = set()
 """Folders that this process holds: who writes to a study holds its folder (see journal.held)."""

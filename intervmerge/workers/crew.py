@@ -17,9 +17,9 @@ from torch import Tensor
 
 from intervmerge.engines.caches import Part
 from intervmerge.errors import IntervMergeError
+from intervmerge.session.object_store import put, taken
 from intervmerge.trial.bench import Bench
-from intervmerge.workers.faults import SPOILT, fault_of, own
-from intervmerge.workers.object_store import put, taken
+from intervmerge.watchdog.faults import SPOILT, fault_of, own
 from intervmerge.workers.seat import Seat, sit_down
 
 LISTEN_SECONDS = 0.3

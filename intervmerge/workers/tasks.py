@@ -28,7 +28,7 @@ from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, rungs
-from intervmerge.workers.faults import is_out_of_memory
+from intervmerge.watchdog.faults import is_out_of_memory
 from intervmerge.workers.seat import LESS, Seat
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from intervmerge.disk import full_disk, refusal
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.interventions import Placement
@@ -20,13 +21,12 @@ from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
-from intervmerge.study.disk import full_disk, refusal
 from intervmerge.study.layout import TRIALS
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, rungs
+from intervmerge.watchdog.faults import SPOILT, fault_of
+from intervmerge.watchdog.pulse import Beating
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
-from intervmerge.workers.faults import SPOILT, fault_of
-from intervmerge.workers.pulse import Beating
 from intervmerge.workers.seat import LESS, Seat, sit_down
 
 REST_SECONDS = 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
+from intervmerge.mlflow_uris import DATABASE
 from intervmerge.search.views import moved, report
 from intervmerge.search.watch import Watcher
-from intervmerge.mlflow_uris import DATABASE
 from intervmerge.study.journal import JOURNAL, held
 from intervmerge.study.journal_file import mend
 from intervmerge.study.study import Study, load_study

@@ -14,9 +14,9 @@ import ray
 from ray.tune import Callback
 
 from intervmerge.records.ending import HUNG
-from intervmerge.workers.faults import last_line
-from intervmerge.workers.nodes import Nodes
-from intervmerge.workers.pulse import Pulse
+from intervmerge.watchdog.faults import last_line
+from intervmerge.watchdog.nodes import Nodes
+from intervmerge.watchdog.pulse import Pulse
 
 DIED = "the worker's process could not start, or died"
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
-from intervmerge.workers.interrupt import deaf, handlers_kept
+from intervmerge.session.interrupt import deaf, handlers_kept
 
 ENVIRONMENT = {
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",  # shared weights are mapped, not copied

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from intervmerge.disk import full_disk
 from intervmerge.errors import IntervMergeError
-from intervmerge.study.disk import full_disk
 
 Whose = Literal["disk", "memory", "machine", "configuration"]
 """disk: no room; the search ends in words. memory: tried once more with less of it; then the process is replaced.

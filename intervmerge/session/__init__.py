@@ -1,0 +1,1 @@
+"""Ray: raised or joined, what it shares, and left."""
