@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import string
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,7 +18,7 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 from odd_suite import SHAPE
 
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, InputError
 from intervmerge.settings import DEPTH, LARGEST, read_file, read_json, read_settings, read_yaml
 from intervmerge.space.space import (
     Choices,
@@ -29,7 +30,7 @@ from intervmerge.space.space import (
     read_space,
 )
 from intervmerge.suites.encoder import Architecture
-from intervmerge.suites.suite import Normalization, SuiteFile, TaskFile, read_suite_file
+from intervmerge.suites.suite import Normalization, SuiteFile, TaskFile, load_suite, read_suite_file
 
 FOUR_PARTS = re.compile(r"(?s).+: got .+; .+; allowed: .+")
 
@@ -215,7 +216,7 @@ def settles(read: Callable[[], object]) -> None:
     refusal = ""
     try:
         read()
-    except ConfigError as error:
+    except InputError as error:
         refusal = str(error)
     assert not refusal or (FOUR_PARTS.fullmatch(refusal) and refusal.count("; allowed: ") == 1), refusal
 
@@ -242,6 +243,28 @@ def test_any_values_are_read_or_refused(tmp_path: Path, kind: type[object], whol
         settles(lambda: read_settings(kind, values, "values"))
     text = yaml.safe_dump(values, allow_unicode=True)
     settles(lambda: read_file(kind, written(tmp_path, text.encode("utf-8", "replace"))))
+
+
+@pytest.fixture(scope="module")
+def copied(odd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite of which only suite.yaml changes."""
+    return Path(shutil.copytree(odd_folder, tmp_path_factory.mktemp("fuzz") / "suite"))
+
+
+@pytest.fixture(scope="module")
+def sound(odd_folder: Path) -> dict[str, Any]:
+    return read_yaml(odd_folder / "suite.yaml")
+
+
+@tried(many, max_examples=150)
+@given(data=st.data())
+def test_a_suite_with_any_value_in_any_place_is_opened_or_refused(
+    copied: Path, sound: dict[str, Any], data: st.DataObject
+) -> None:
+    values = changed(sound, data.draw(st.sampled_from(places(sound)[1:])), data.draw(nested))
+    text = yaml.safe_dump(values, allow_unicode=True)
+    (copied / "suite.yaml").write_bytes(text.encode("utf-8", "replace"))
+    settles(lambda: load_suite(copied).fingerprint)
 
 
 @many

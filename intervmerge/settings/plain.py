@@ -1,7 +1,4 @@
-"""Values of the user -> frozen dataclasses, strictly typed, so that each default stands once: in the dataclass.
-
-What is read is what was meant: a key that stands twice, and whatever two versions of YAML read differently, is refused.
-"""
+"""Plain values from files of the user, YAML and JSON; what could be read in two ways is refused."""
 
 from __future__ import annotations
 
@@ -9,18 +6,14 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, Tag, TypeAdapter, ValidationError
 
-from intervmerge.errors import ConfigError, nearest
-
-Settings = TypeVar("Settings")
+from intervmerge.errors import ConfigError
 
 DEPTH = 16
 """Levels of values in values, at most."""
@@ -28,113 +21,6 @@ VALUES = 300_000
 """Values in a file, at most, aliases counted as what they stand for."""
 LARGEST = 2**63 - 1
 """Whole number, at most: what numpy, torch, Arrow and databases take."""
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def settings(kind: type[Settings]) -> type[Settings]:
-    """A frozen, keyword-only dataclass; read from YAML, a key that it does not have is an error."""
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-    return dataclass(frozen=True, kw_only=True)(kind)
-
-
-def read_settings(kind: type[Settings], values: Mapping[str, Any], where: object) -> Settings:
-    """`values` as a `kind`, a dataclass; nothing is converted, `"3"` is no number.
-
-    Raises:
-        ConfigError: the first value that does not fit, named by its path below `where`.
-    """
-    _check_plain(values, str(where), "", DEPTH)
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(dict(values)), strict=True)
-    except ValidationError as error:
-        raise _first(kind, error, where) from error
-
-
-def _check_plain(value: object, where: str, path: str, depth: int) -> None:
-    """Refuse what no setting can be, before it is typed."""
-
-    def refused(got: str, rule: str, allowed: str) -> ConfigError:
-        return ConfigError(", ".join(part for part in (where, path) if part) or "settings", got, rule, allowed)
-
-    if isinstance(value, Mapping | list | tuple):
-        if not depth:
-            raise refused("values in values in values", "settings are a few levels deep", f"{DEPTH} levels at most")
-        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if isinstance(value, Mapping):
-                if not isinstance(key, str):
-                    raise refused(f"the key {key!r}", "a key is text", f'"{key}", in quotes')
-                _check_plain(key, where, path, depth)
-            _check_plain(inner, where, f"{path}.{key}".lstrip("."), depth - 1)
-    elif isinstance(value, str):
-        if not printable(value):
-            raise refused(ascii(value), "text has no control characters, and no half of a pair", "text that prints")
-    elif isinstance(value, int):
-        if not -LARGEST <= value <= LARGEST:
-            raise refused("a number of more than 64 bits", "numbers are a computer's", f"-{LARGEST} to {LARGEST}")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise refused(str(value), "numbers are finite", "a finite number")
-    elif value is not None:
-        raise refused(
-            f"a {type(value).__name__}", "settings are plain values", "text, numbers, true, false, lists, keys"
-        )
-
-
-def printable(text: str) -> bool:
-    """Whether text holds no control characters but ends of lines and tabs, and can be written as UTF-8."""
-    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in text if c not in "\n\t")
-
-
-def _first(kind: type[Settings], error: ValidationError, where: object) -> ConfigError:
-    unknown = (
-        e for e in error.errors() if e["type"] == "unexpected_keyword_argument"
-    )  # often a slip explains the rest
-    first = next(unknown, error.errors()[0])
-    # "<...>" are the tags of alternatives, which no user wrote
-    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("<"))
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):  # our own check inside the dataclass
-        return cause if "." in str(cause.args[0]) or not path else ConfigError(path, *cause.args[1:])
-    place = f"{where}, {path}" if where else path
-    if first["type"] == "unexpected_keyword_argument":
-        name = str(first["loc"][-1])
-        return ConfigError(
-            place, "a key of no meaning", "keys are the settings'", nearest(name, _keys(kind, first["loc"][:-1]))
-        )
-    got = "nothing" if first["type"] == "missing" else repr(first["input"])
-    if isinstance(first["input"], str) and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", first["input"]):
-        return ConfigError(
-            place, f"the text {got}", "YAML reads a number only with a point and a sign", "such as 1.0e-3"
-        )
-    return ConfigError(place, got, "it must be of the setting's type", first["msg"].lower())
-
-
-def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
-    """The keys that the dataclass at a place below `kind` has."""
-    for part in place:
-        alternatives = [kind] if is_dataclass(kind) else list(get_args(kind))
-        if str(part).startswith("<"):  # the alternative whose tag this is
-            kind = next((get_args(a)[0] for a in alternatives if Tag(str(part)) in get_args(a)), None)
-        elif is_dataclass(kind):
-            kind = get_type_hints(kind, include_extras=True).get(str(part))
-        while get_origin(kind) is Annotated and not any(isinstance(a, Tag) for a in get_args(kind)):
-            kind = get_args(kind)[0]
-        if isinstance(part, int):
-            kind = next(iter(get_args(kind)), None)
-    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
-
-
-def read_file(kind: type[Settings], path: Path) -> Settings:
-    """The settings in a YAML file.
-
-    Raises:
-        ConfigError: with file, line and key, what was got, the rule and what is allowed.
-    """
-    lines = Lines(path)
-    try:
-        return read_settings(kind, lines.values, "")
-    except ConfigError as error:
-        raise lines.located(error) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -284,7 +170,7 @@ class Lines:
         pattern, read, allowed = PLAIN.get(kind, ("(?!)", str, "text in quotes"))
         if not re.fullmatch(pattern, text):
             rule = "what one version of YAML reads otherwise than another is not guessed"
-            raise self._refused(node.start_mark, place, f"{text} without quotes", rule, allowed)
+            raise self._refused(node.start_mark, place, f"{shortened(text)} without quotes", rule, allowed)
         return read(text)
 
     def located(self, error: ConfigError) -> ConfigError:
@@ -295,3 +181,55 @@ class Lines:
             key = key.rpartition(".")[0]
         line = f", line {self._lines[key]}" if key else ""
         return ConfigError(f"{self.path}{line}, {where}", *rest)
+
+
+def check_plain(value: object, where: str, path: str, depth: int) -> None:
+    """Refuse what no setting can be, before it is typed.
+
+    Args:
+        value: with all that is in it.
+        where: the file, or what gave it.
+        path: of the value, dotted.
+        depth: levels that it may have.
+
+    Raises:
+        ConfigError: the first that is no plain value.
+    """
+
+    def refused(got: str, rule: str, allowed: str) -> ConfigError:
+        return ConfigError(", ".join(part for part in (where, path) if part) or "settings", got, rule, allowed)
+
+    if isinstance(value, Mapping | list | tuple):
+        if not depth:
+            raise refused("values in values in values", "settings are a few levels deep", f"{DEPTH} levels at most")
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(value, Mapping):
+                if not isinstance(key, str):
+                    raise refused(f"the key {key!r}", "a key is text", f'"{key}", in quotes')
+                check_plain(key, where, path, depth)
+            check_plain(inner, where, f"{path}.{key}".lstrip("."), depth - 1)
+    elif isinstance(value, str):
+        if not printable(value):
+            raise refused(
+                shortened(ascii(value)), "text has no control characters, and no half of a pair", "text that prints"
+            )
+    elif isinstance(value, int):
+        if not -LARGEST <= value <= LARGEST:
+            raise refused("a number of more than 64 bits", "numbers are a computer's", f"-{LARGEST} to {LARGEST}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise refused(str(value), "numbers are finite", "a finite number")
+    elif value is not None:
+        raise refused(
+            f"a {type(value).__name__}", "settings are plain values", "text, numbers, true, false, lists, keys"
+        )
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Text as an error repeats it, at most so long."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def printable(text: str) -> bool:
+    """Whether text holds no control characters but ends of lines and tabs, and can be written as UTF-8."""
+    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in text if c not in "\n\t")
