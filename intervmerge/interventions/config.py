@@ -53,8 +53,8 @@ class InterventionConfig:
     """A row of FORMULAS; the paper's default is its eq. 3.4, `noreft`."""
     rank: int = 1
     """At most half the slice width, at least 1; 1 for the constant formula."""
-    blocks: str | tuple[int, ...] = "all"
-    """A pattern of BLOCKS such as `every_2`, a list of 0-based indices, or a mask: one 0 or 1 a block."""
+    blocks: str | int | tuple[int, ...] = "all"
+    """A pattern of BLOCKS such as `every_2`, a 0-based index or a list of them, or a mask: one 0 or 1 a block."""
     token: str = "class"
     """Which tokens are edited: a row of TOKENS."""
     slice_width: int | str = "1/1"
@@ -69,6 +69,8 @@ class InterventionConfig:
     def __post_init__(self) -> None:
         if isinstance(self.blocks, list):
             object.__setattr__(self, "blocks", tuple(self.blocks))  # so that a config stays hashable
+        if isinstance(self.blocks, int) and not isinstance(self.blocks, bool):
+            object.__setattr__(self, "blocks", (self.blocks,))
 
 
 def refuse(name: str, got: object, rule: str, allowed: str) -> NoReturn:
@@ -127,7 +129,7 @@ def blocks_of(config: InterventionConfig, num_blocks: int) -> tuple[int, ...]:
     for block in chosen:
         if not isinstance(block, int) or isinstance(block, bool) or not 0 <= block < num_blocks:
             rule = f"{block!r} is no block of this model, whose first is 0"
-            refuse("blocks", chosen, rule, f"0 to {num_blocks - 1}")
+            refuse("blocks", chosen, rule, f"0 to {num_blocks - 1}, or a mask in quotes")
     if len(set(chosen)) < len(chosen):
         refuse("blocks", chosen, "a block stands twice", f"each of 0 to {num_blocks - 1} once at most")
     return tuple(sorted(chosen))
