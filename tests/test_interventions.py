@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from intervmerge.interventions import (
     fit,
     place,
 )
-from intervmerge.interventions.files import KEY
+from intervmerge.interventions.files import FORMAT, KEY
 from intervmerge.interventions.formulas import BIAS, MATRIX, Formula, Kernel, least_varying, orthonormal
 
 WIDTH, BLOCKS_OF_PICO, GRID = 48, 5, 3
@@ -416,18 +417,32 @@ def test_rows_of_different_models_and_no_rows_are_refused() -> None:
 # ---- a seventh formula
 
 
-def test_a_new_formula_is_one_row_and_nothing_else(tmp_path: Path) -> None:
-    tied = Formula(
-        update="h + Wᵀ(W h + b)",
-        tensors={"W": MATRIX, "b": BIAS},
-        kernel=lambda t: Kernel(t["W"], t["b"], t["W"]),
-        identity=lambda t, _: {name: torch.zeros_like(tensor) for name, tensor in t.items()},
-    )
-    formulas = {**FORMULAS, "tied": tied}
-    settings = config(formula="tied", rank=2, slice_width=8, slice_shift="slice_width", start="paper")
+SEVENTH = Formula(
+    update="h + Wᵀ(W h + b), W of unit length",
+    tensors={"W": MATRIX, "b": BIAS},
+    kernel=lambda t: Kernel(t["W"], t["b"], t["W"]),
+    identity=lambda t, _: {name: torch.zeros_like(tensor) for name, tensor in t.items()},
+    keep=lambda t: {"W": t["W"], "sum": t["b"].sum(-1, keepdim=True)},
+    evidence=lambda slice_width: 2 * slice_width,
+)
+"""A formula that is in no table: it keeps, and so counts, in a way of its own."""
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_new_formula_is_one_row_and_nothing_else(rank: int, tmp_path: Path) -> None:
+    """Placed, fitted, started, stacked beside others, trained, saved, read, kept and counted."""
+    formulas = {**FORMULAS, "seventh": SEVENTH}
+    settings = config(formula="seventh", rank=rank, slice_width=8, slice_shift="slice_width", start="paper")
     placement = place(settings, width=WIDTH, num_blocks=5, grid=GRID, formulas=formulas)
     assert placement == fit(settings, width=WIDTH, num_blocks=5, grid=GRID, formulas=formulas)
+    wide = fit(
+        config(formula="seventh", rank=99, slice_width=8), width=WIDTH, num_blocks=5, grid=GRID, formulas=formulas
+    )
+    assert wide.rank == 4
     interventions = Interventions.start([("task0", placement), *mixed_rows()[1:]], seed=0, formulas=formulas)
+    before = interventions.state(0)
+    train(interventions, attention_output(8))
+    assert not any(torch.equal(before[name], tensor) for name, tensor in interventions.state(0).items())
     interventions.save(tmp_path / "i.safetensors")
     loaded = Interventions.load(tmp_path / "i.safetensors", formulas)
     z = attention_output(8)
@@ -435,7 +450,7 @@ def test_a_new_formula_is_one_row_and_nothing_else(tmp_path: Path) -> None:
     expected = (z[0, ..., 8:16] @ w.T + b) @ w
     torch.testing.assert_close(loaded(1, z)[0, ..., 8:16], expected, atol=1e-5, rtol=1e-5)
     count = count_extra_params(settings, width=WIDTH, num_blocks=5, num_tasks=3, formulas=formulas)
-    assert count == 3 * sum(t.numel() for t in loaded.kept(0).values()) == 3 * 5 * (2 * 8 + 2)
+    assert count == 3 * sum(t.numel() for t in loaded.kept(0).values()) == 3 * 5 * (rank * 8 + 1)
 
 
 def test_tables_cannot_be_written_to() -> None:
@@ -646,7 +661,8 @@ NEVER_FITS: list[tuple[dict[str, Any], str]] = [
     ({"blocks": [-1]}, r"intervention.blocks: .*-1 is no block"),
     ({"blocks": [1, 1]}, r"intervention.blocks: .*a block stands twice"),
     ({"blocks": ["1"]}, r"intervention.blocks: .*'1' is no block"),
-    ({"blocks": 4104}, r"intervention.blocks: got 4104; it is a name, a mask in quotes or a list"),
+    ({"blocks": 4104}, r"intervention.blocks: got \(4104,\); 4104 is no block .* or a mask in quotes"),
+    ({"blocks": True}, r"intervention.blocks: got True; it is a name, a mask in quotes or a list"),
 ]
 
 
@@ -768,9 +784,14 @@ def spoil(path: Path, tensors: Mapping[str, Tensor | None] | None = None, **sett
         ({"tensors": {"a/1/W1": torch.ones(3, 48)}}, r"a/1/W1 of \[3, 48\].*fp32 \[2, 48\]"),
         ({"tensors": {"a/1/b": torch.ones(2).half()}}, r"torch.float16.*fp32 \[2\]"),
         ({"tensors": {"a/1/b": torch.tensor([1.0, torch.nan])}}, r"infinities or NaN"),
-        ({"formula": "other"}, r"placements must be valid"),
+        ({"formula": "other"}, r"no formula 'other'"),
         ({"rank": None}, r"placements must be valid"),
-        ({"slice_start": 5}, r"placements must be canonical"),
+        ({"slice_width": 49}, r"a slice of 49 of 48 elements, for task a; its placements must fit their model"),
+        ({"rank": 0}, r"rank 0 on a slice of 48"),
+        ({"blocks": (1, 5)}, r"blocks \[1, 5\] of 5"),
+        ({"blocks": (3, 1)}, r"blocks \[3, 1\] of 5"),
+        ({"blocks": ()}, r"blocks \[\] of 5"),
+        ({"token": "other"}, r"no token 'other'"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -780,3 +801,77 @@ def test_a_file_that_is_not_what_it_says_is_refused(change: dict[str, Any], mess
     spoil(tmp_path / "i", **change)
     with pytest.raises(CheckpointError, match=message):
         Interventions.load(tmp_path / "i")
+
+
+def test_a_file_of_the_first_format_is_read_as_it_was_meant() -> None:
+    """Its metadata have no number, and are the placements alone."""
+    path = Path(__file__).parent / "fixtures/format_1/study/trials/0/interventions.safetensors"
+    loaded = Interventions.load(path)
+    stored = load_file(path)
+    assert {f"{t}/{n}" for t, own in loaded.state_by_task().items() for n in own} == set(stored)
+    for task, own in loaded.state_by_task().items():
+        assert all(torch.equal(stored[f"{task}/{name}"], tensor) for name, tensor in own.items())
+
+
+def test_a_file_says_its_format_and_one_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    started([("a", on_pico(rank=2, blocks=[1]))]).save(tmp_path / "i")
+    with safe_open(tmp_path / "i", framework="pt") as file:
+        values = json.loads(file.metadata()[KEY])
+    assert values["format"] == FORMAT
+    assert set(values["placements"]) == {"a"}
+    later = {KEY: json.dumps({**values, "format": FORMAT + 1})}
+    save_file(load_file(tmp_path / "i"), tmp_path / "i", later)
+    with pytest.raises(CheckpointError, match=f"got format {FORMAT + 1}; a later version wrote it"):
+        Interventions.load(tmp_path / "i")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"slice_start": 5}, {"slice_shift": 3}, {"rank": 40}, {"rank": 2, "slice_width": 2}, {"slice_start": 100}],
+)
+def test_what_is_stored_is_applied_as_it_is_though_rules_would_write_it_otherwise(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Canonical form is for searches; it may change, and files stay."""
+    placement = dataclasses.replace(on_pico(formula="noreft", blocks=[1, 3], start="paper"), **settings)
+    interventions = started([("a", placement)])
+    interventions.save(tmp_path / "i")
+    loaded = Interventions.load(tmp_path / "i")
+    assert loaded.rows == interventions.rows
+    z = attention_output(1)
+    for block in (1, 3):
+        assert torch.equal(loaded(block, z), interventions(block, z))
+
+
+ODD_NAMES = [
+    "a",
+    "a/3",
+    "a/3/W1",
+    "",
+    "/",
+    "3",
+    '№ 5 — (β), "x"',
+    "[red]bold[/red]",
+    "format",
+    "placements",
+    "..",
+    "a\nb",
+]
+
+
+def test_tasks_may_have_any_names(tmp_path: Path) -> None:
+    rows = [(name, on_pico(rank=1 + number % 3, blocks=[number % 5])) for number, name in enumerate(ODD_NAMES)]
+    interventions = Interventions.start(rows, seed=0)
+    interventions.save(tmp_path / "i")
+    loaded = Interventions.load(tmp_path / "i")
+    assert loaded.rows == interventions.rows
+    for row in range(len(rows)):
+        stored, found = interventions.state(row), loaded.state(row)
+        assert stored.keys() == found.keys()
+        assert all(torch.equal(stored[name], found[name]) for name in stored)
+
+
+@pytest.mark.parametrize("block", [0, 4])
+def test_a_bare_number_is_one_block(block: int) -> None:
+    assert on_pico(blocks=block) == on_pico(blocks=[block])
+    assert TypeAdapter(InterventionConfig).validate_json(f'{{"blocks": {block}}}') == config(blocks=(block,))

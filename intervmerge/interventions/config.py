@@ -129,7 +129,7 @@ def blocks_of(config: InterventionConfig, num_blocks: int) -> tuple[int, ...]:
     for block in chosen:
         if not isinstance(block, int) or isinstance(block, bool) or not 0 <= block < num_blocks:
             rule = f"{block!r} is no block of this model, whose first is 0"
-            refuse("blocks", chosen, rule, f"0 to {num_blocks - 1}")
+            refuse("blocks", chosen, rule, f"0 to {num_blocks - 1}, or a mask in quotes")
     if len(set(chosen)) < len(chosen):
         refuse("blocks", chosen, "a block stands twice", f"each of 0 to {num_blocks - 1} once at most")
     return tuple(sorted(chosen))

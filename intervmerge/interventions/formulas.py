@@ -103,7 +103,9 @@ class Formula:
     evidence: Callable[[int], int] = lambda slice_width: 0
     """Points of z that start `identity` needs, to see every direction of a slice vary; fewer must do."""
     constant: bool = False
-    """Whether Δ is one vector for every z: rank 1, the only formula of a slice of 1, folded at inference."""
+    """Whether Δ is one vector for every z: rank 1, the only formula of a slice of 1."""
+    keep: Callable[[Tensors], Tensors] = lambda t: t
+    """What must be kept at inference, from the tensors as their kinds read them; its elements are what is counted."""
 
     def shapes(self, rank: int, slice_width: int) -> dict[str, tuple[int, ...]]:
         """The shape of every trained tensor of one row."""
@@ -114,11 +116,14 @@ class Formula:
         return {name: kind.read(stored[name]) for name, kind in self.tensors.items()}
 
     def kept(self, stored: Mapping[str, Tensor]) -> Tensors:
-        """What must be kept at inference; a constant Δ is folded to one vector [..., slice]."""
-        if not self.constant:
-            return self.read(stored)
-        _, b, C = self.kernel(self.read(stored))  # noqa: N806
-        return {"constant": (b.unsqueeze(-2) @ C).squeeze(-2)}
+        """What must be kept at inference, of stored tensors."""
+        return self.keep(self.read(stored))
+
+    def extra_params(self, rank: int, slice_width: int) -> int:
+        """Elements kept at inference for one task and block."""
+        shapes = self.shapes(rank, slice_width)
+        kept = self.keep({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+        return sum(tensor.numel() for tensor in kept.values())
 
     def paper(self, rank: int, slice_width: int, generator: Generator) -> Tensors:
         """The authors' start: linear layers as torch makes them, R orthonormal, b without a W in [0, 1)."""
@@ -154,6 +159,11 @@ def _nearest(tensors: Tensors, moments: Callable[[], Moments]) -> Tensors:
     mean, covariance = moments()
     stored = least_varying(covariance.double(), tensors["R"]).float().cpu().contiguous()
     return {"R": stored, "b": orthonormal(stored) @ mean.to(stored)}
+
+
+def _folded(tensors: Tensors) -> Tensors:
+    """A constant Δ as one vector [..., slice]."""
+    return {"constant": (tensors["b"].unsqueeze(-2) @ tensors["R"]).squeeze(-2)}
 
 
 def _zero(tensors: Tensors, *names: str) -> Tensors:
@@ -199,6 +209,7 @@ FORMULAS: Mapping[str, Formula] = MappingProxyType(
             kernel=lambda t: Kernel(None, t["b"], t["R"]),
             identity=lambda t, _: _zero(t, "b"),
             constant=True,
+            keep=_folded,
         ),
     }
 )

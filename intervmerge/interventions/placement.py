@@ -117,6 +117,21 @@ def place(
     )
 
 
+def why_inapplicable(placement: Placement, formulas: Mapping[str, Formula] = FORMULAS) -> str:
+    """Why a placement, canonical or not, cannot be applied to its model, in words; empty where it can."""
+    p = placement
+    blocks = list(p.blocks)
+    rules = {
+        f"no formula {p.formula!r}": p.formula in formulas,
+        f"no token {p.token!r}": p.token in TOKENS,
+        f"a model of width {p.width}, {p.num_blocks} blocks, grid {p.grid}": min(p.width, p.num_blocks, p.grid) >= 1,
+        f"a slice of {p.slice_width} of {p.width} elements": 1 <= p.slice_width <= p.width,
+        f"rank {p.rank} on a slice of {p.slice_width}": 1 <= p.rank <= p.slice_width,
+        f"blocks {blocks} of {p.num_blocks}": blocks == sorted(set(blocks) & set(range(p.num_blocks))) != [],
+    }
+    return "; ".join(what for what, holds in rules.items() if not holds)
+
+
 def fit(
     config: InterventionConfig,
     *,
@@ -135,6 +150,30 @@ def fit(
     rank = min(number_of(config, "rank"), _largest_rank(slice_width, constant))
     fitted = replace(config, formula=formula, rank=rank)
     return place(fitted, width=width, num_blocks=num_blocks, grid=grid, formulas=formulas)
+
+
+def extra_params(placement: Placement, formulas: Mapping[str, Formula] = FORMULAS) -> int:
+    """Extra parameters of one task's interventions, over its blocks: what must be kept beside the merged weights."""
+    return len(placement.blocks) * formulas[placement.formula].extra_params(placement.rank, placement.slice_width)
+
+
+def count_extra_params(
+    config: InterventionConfig,
+    *,
+    width: int,
+    num_blocks: int,
+    num_tasks: int,
+    formulas: Mapping[str, Formula] = FORMULAS,
+) -> int:
+    """Extra parameters of a configuration, over all tasks and blocks.
+
+    One intervention serves all its tokens, so the grid of patches plays no part.
+
+    Raises:
+        ConfigError: the configuration does not fit the model.
+    """
+    placement = place(config, width=width, num_blocks=num_blocks, grid=1, formulas=formulas)
+    return num_tasks * extra_params(placement, formulas)
 
 
 def _largest_rank(slice_width: int, constant: bool) -> int:
