@@ -74,7 +74,7 @@ Varied = Annotated[Choices, Tag("<choices>")]
 Whole = Annotated[Annotated[int, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)]
 Number = Annotated[Annotated[float, Tag("<value>")] | Varied | Annotated[Range, Tag("<range>")], Discriminator(_kind)]
 Name = Annotated[Annotated[str, Tag("<value>")] | Varied, Discriminator(_kind)]
-Blocks = Annotated[Annotated[str | list[int], Tag("<value>")] | Varied, Discriminator(_kind)]
+Blocks = Annotated[Annotated[str | int | list[int], Tag("<value>")] | Varied, Discriminator(_kind)]
 Elements = Annotated[
     Annotated[int | str, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)
 ]
