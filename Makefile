@@ -1,4 +1,5 @@
-# make test      everything that CI runs: install into .venv if missing, lint, types, tests
+# make test      install into .venv if missing, lint, types, and all tests that are quick: at most 8 minutes on two cores
+# make slow      the other tests; CI runs both
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
 # make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
 # make bench     benchmarks, printed as ratios measured in one run
@@ -7,7 +8,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 
-.PHONY: test search lint types bench faults clean
+.PHONY: test slow search lint types bench faults clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,7 +24,10 @@ types: .venv/installed
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow" --durations=15
+
+slow: .venv/installed
+	$(BIN)/pytest -m slow --durations=15
 
 search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml

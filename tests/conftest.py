@@ -19,6 +19,13 @@ _CACHES = tempfile.TemporaryDirectory(prefix="intervmerge-caches-")  # gone with
 os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked `gpu` runs where there is one."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
 @pytest.fixture(scope="session")
 def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite on disk that the tests only read."""

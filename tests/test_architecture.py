@@ -70,6 +70,12 @@ def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
     assert not later, f"{room} imports {later}, which the list has after it"
 
 
+def test_the_readme_draws_every_room() -> None:
+    drawn = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("```\nintervmerge/\n")[1].split("```")[0]
+    names = [line.split()[0].rstrip("/").removesuffix(".py") for line in drawn.splitlines() if line.startswith("  ")]
+    assert names == [room for room in ROOMS if room in {room_of(path) for path in FILES} - {"__main__"}]
+
+
 def test_no_circle_of_imports() -> None:
     graph = {".".join(("intervmerge", *p.relative_to(PACKAGE).with_suffix("").parts)): inner_imports(p) for p in FILES}
     graph.pop("intervmerge.__init__")  # lazy: it names its rooms for type checkers only

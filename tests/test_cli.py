@@ -28,6 +28,9 @@ from intervmerge.cli.trial import add_arguments, config_of
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.search.plan import prepare
+from intervmerge.space.sampling import Sampling
+from intervmerge.space.space import read_space
+from intervmerge.suites.encoder import Architecture
 from intervmerge.trial.run import FILE
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format_1"
@@ -203,6 +206,16 @@ def trial_of(*arguments: str) -> argparse.Namespace:
 )  # fmt: skip
 def test_a_number_is_one_block_and_three_digits_of_0_and_1_are_a_mask(written: str, blocks: object) -> None:
     assert config_of(trial_of("--blocks", written)).intervention.blocks == blocks
+
+
+@pytest.mark.parametrize("blocks", ["5", "[5]", "{choices: [5]}", '"00000100"'])
+def test_a_number_is_one_block_in_a_space_too(blocks: str, tmp_path: Path) -> None:
+    path = one_trial(tmp_path)
+    path.write_text(path.read_text().replace("lobireft", f"lobireft, blocks: {blocks}"))
+    shape = Architecture(image_size=32, patch_size=16, width=48, blocks=8, heads=4, features=24)
+    points = Sampling(read_space(path), shape, 3).grid()
+    assert points is not None
+    assert [drawn.trial.intervention.blocks for drawn, _ in points] == [(5,)]
 
 
 @pytest.mark.parametrize(

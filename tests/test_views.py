@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from intervmerge.cli.main import main
 from intervmerge.cli.tables import print_scores
 from intervmerge.errors import ConfigError
+from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.quoting import as_key
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score, Scores
@@ -22,7 +23,6 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.search.views import Views
 from intervmerge.search.views.again import front_page, report_again
 from intervmerge.search.watch import Silence
-from intervmerge.stores import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.study.journal import JOURNAL, SETTINGS, Journal, held
 from intervmerge.study.study import Study, load_study
 from intervmerge.suites.suite import Suite

@@ -1,7 +1,7 @@
 """What every command of ours does: read its flags, run, and end in an exit code and words, never a traceback.
 
-Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 who
-read the output went.
+Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 nobody
+reads the output.
 """
 
 from __future__ import annotations
