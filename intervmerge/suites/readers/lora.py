@@ -47,8 +47,8 @@ def read(stored: Stored, target: Target) -> Read:
     """
     config = stored.settings.get("adapter", {})
     faults = list(_unsupported(config)) if config else ["no adapter_config.json beside it: give the folder of both"]
-    if target.base is None:
-        faults.append("an adapter is no pre-trained model, and needs one")
+    known = not faults
+    faults += [] if target.base else ["an adapter is no pre-trained model, and needs one"]
     matrices, others = _matrices(stored)
     text = {name for sides in matrices.values() for name, _ in sides.values() if ".text_model." in f".{name}"}
     used = {name: entry for sides in matrices.values() for name, entry in sides.values() if name not in text}
@@ -57,7 +57,7 @@ def read(stored: Stored, target: Target) -> Read:
     faults += [] if used else ["no matrices of the vision tower"]
     low_rank: list[LowRank] = []
     places, infinite = _places(target), list[str]()
-    for module, sides in matrices.items() if not faults else ():
+    for module, sides in matrices.items() if known else ():
         if {name for name, _ in sides.values()} <= text:
             continue
         found = _low_rank(module, sides, places, target, config, infinite)

@@ -89,6 +89,8 @@ def _head(path: Path) -> bytes:
 def _weights(folder: Path) -> Path:
     """The one file of weights in a folder, an index of shards among them."""
     found = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _holds_weights(path)}
+    shards = {str(name) for path in found.values() if _is_json(_head(path)) for name in _shards(path).values()}
+    found = {name: path for name, path in found.items() if name not in shards}
     meant = [found[name] for name in PREFERRED if name in found] or list(found.values())
     if not meant or (len(found) > 1 and meant[0].name not in PREFERRED):
         got = f"{len(found)} files of weights: {listed(found)}" if found else "a folder without weights"
@@ -151,10 +153,16 @@ def _read_safetensors(path: Path) -> Stored:
     return Stored(path, "safetensors", entries)
 
 
+def _shards(path: Path) -> Mapping[str, Any]:
+    """Tensor to file, of an index of shards; empty if it is none."""
+    index = _json(path).get("weight_map")
+    return index if isinstance(index, dict) else {}
+
+
 def _read_shards(path: Path) -> Stored:
     """A model in several files, by the index that says which tensor is in which."""
-    index = _json(path).get("weight_map")
-    if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
+    index = _shards(path)
+    if not index or not all(isinstance(shard, str) for shard in index.values()):
         raise CheckpointError(path, "JSON without a weight_map", "an index names files", "model.safetensors.index.json")
     names = sorted(set(index.values()))
     outside = [name for name in names if Path(name).name != name or "\\" in name or name in (".", "..")]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-MOST_STEPS = 3_000_000
+MOST_STEPS = 1_000_000
 """Opcodes of one pickle; a whole CLIP module has some ten thousand."""
 _KEYS = (str, int, float, bytes, type(None))
 """What may be a key. A tuple may not: the hash of one that is nested deep enough ends the process."""

@@ -141,9 +141,7 @@ def _laid_out(laid: tuple[Any, ...], storages: Storages) -> Entry:
         raise PickleError("a tensor of no storage, offset, shape and strides")
     kept, offset, shape, strides, named = laid
     if isinstance(kept, Call) and _what(kept) == "torch.storage._load_from_bytes":
-        if not (isinstance(kept.args, tuple) and len(kept.args) == 1 and isinstance(kept.args[0], bytes)):
-            raise PickleError("a storage of no bytes")
-        kept, storages = storages.nested(kept.args[0])
+        kept, storages = storages.nested(_bytes(kept.args))
     key, dtype, count = storage(kept)
     if isinstance(named, Name):
         count = count * dtype.itemsize
@@ -168,6 +166,17 @@ def _laid_out(laid: tuple[Any, ...], storages: Storages) -> Entry:
     return Entry(torch.Size(shape), dtype, read)
 
 
+def _bytes(args: object) -> bytes:
+    """The bytes that are a call's only argument; protocol 2 writes them as text, to be encoded."""
+    content = args[0] if isinstance(args, tuple) and len(args) == 1 else None
+    if isinstance(content, Call) and _what(content) == "_codecs.encode" and isinstance(content.args, tuple):
+        text = content.args[0] if content.args else None
+        content = text.encode("latin1", "replace") if isinstance(text, str) else None
+    if not isinstance(content, bytes):
+        raise PickleError("a storage of no bytes")
+    return content
+
+
 def storage(kept: object) -> tuple[str, torch.dtype, int]:
     """Key, dtype and count of numbers of a storage, of what the pickle says is kept outside."""
     key = kept.key if isinstance(kept, Persistent) else None
@@ -177,6 +186,11 @@ def storage(kept: object) -> tuple[str, torch.dtype, int]:
     if not isinstance(name, str) or type(count) is not int or not 0 <= count < 2**48:
         raise PickleError("a storage without a key and a size")
     return name, _dtype(key[1].name), count
+
+
+def is_source(kept: Persistent) -> bool:
+    """Whether what is kept outside is a module's class with its source text, as the legacy format writes it."""
+    return isinstance(kept.key, tuple) and kept.key[:1] == ("module",)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -17,12 +17,12 @@ from typing import IO
 from intervmerge.errors import CheckpointError
 from intervmerge.suites.readers.containers.pickles import PickleError, Read, read_pickle
 from intervmerge.suites.readers.containers.stored import Stored, damaged, listed
-from intervmerge.suites.readers.containers.tensors import Storages, storage, stored
+from intervmerge.suites.readers.containers.tensors import Storages, is_source, storage, stored
 
 ROOTS = frozenset(["torch", "torchvision", "open_clip", "clip", "src", "collections", "PIL", "__torch__"])
 """Packages whose names a checkpoint may hold; `__torch__` is what TorchScript calls a file's own classes."""
-PLAIN = frozenset(f"{room}.{name}" for room in ("builtins", "__builtin__") for name in ("set", "frozenset"))
-"""Names from elsewhere that a checkpoint may hold: a module keeps a set."""
+PLAIN = frozenset(["_codecs.encode", *(f"{room}.set" for room in ("builtins", "__builtin__"))])
+"""Names from elsewhere that a checkpoint may hold: a module keeps a set, protocol 2 writes bytes as encoded text."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DAMAGES = (zipfile.BadZipFile, EOFError, OSError, struct.error, ValueError, NotImplementedError, RuntimeError)
 """What reading a damaged archive raises."""
@@ -109,7 +109,8 @@ def _legacy(path: Path, file: IO[bytes], read: Callable[[int, int], bytes]) -> t
 def _places(path: Path, file: IO[bytes], found: Read, keys: list[object]) -> dict[str, tuple[int, int]]:
     """Where the storages after the pickles begin, and their bytes: each is preceded by its count of numbers."""
     try:
-        widths = {key: dtype.itemsize for key, dtype, _ in (storage(kept) for kept in found.persistent)}
+        kept = [kept for kept in found.persistent if not is_source(kept)]
+        widths = {key: dtype.itemsize for key, dtype, _ in map(storage, kept)}
     except PickleError as error:
         raise damaged(path, str(error)) from error
     at = file.tell()
@@ -155,30 +156,31 @@ def _pickle(path: Path, file: IO[bytes]) -> Read:
 
 
 def _members(path: Path) -> Mapping[str, zipfile.ZipInfo]:
-    """The files in an archive, if they are what torch.save writes: as they are, each once, none outside."""
+    """The files in an archive, if they are what torch.save writes: each once, none outside, none over another."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except _DAMAGES as error:
         raise damaged(path, str(error)) from error
-    odd = [i.filename for i in infos if i.compress_type != zipfile.ZIP_STORED or i.file_size != i.compress_size]
-    odd += [info.filename for info in infos if info.flag_bits & 1]
     outside = [i.filename for i in infos if i.filename.startswith("/") or ".." in PurePosixPath(i.filename).parts]
     members = {info.filename: info for info in infos}
-    declared, size = sum(info.file_size for info in infos), path.stat().st_size
+    declared, size = sum(info.compress_size for info in infos), path.stat().st_size
     faults = [
-        *([f"compressed or encrypted members {listed(odd)}"] if odd else []),
         *([f"members outside the archive {listed(outside)}"] if outside else []),
         *(["members of one name"] if len(members) < len(infos) else []),
         *([f"members of {declared:,} bytes in a file of {size:,}"] if declared > size else []),
     ]
     if faults:
-        rule = "torch.save stores members as they are, each once"
+        rule = "torch.save stores members one after the other, each once"
         raise CheckpointError(path, "; ".join(faults), rule, "a file of torch.save")
     return members
 
 
 def _member(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """A member that is stored as it is, so that it cannot be more than the file (TorchScript compresses its code)."""
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size or member.flag_bits & 1:
+        got = f"a compressed or encrypted member {listed([member.filename])}"
+        raise CheckpointError(path, got, "torch.save stores what holds tensors as it is", "a file of torch.save")
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(member)
