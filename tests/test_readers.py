@@ -371,6 +371,33 @@ def test_a_config_that_contradicts_the_architecture_is_refused_at_once(tower: St
         read_checkpoint(tmp_path, Target(SMALL, tower))
 
 
+def test_open_clips_config_is_held_against_the_architecture_too(tower: State, tmp_path: Path) -> None:
+    save_file(tower, tmp_path / "open_clip_model.safetensors")
+    vision = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3}
+    config = {"model_cfg": {"embed_dim": 20, "quick_gelu": True, "vision_cfg": vision}, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert read_checkpoint(tmp_path, Target(SMALL)).dropped == {}
+    del config["model_cfg"]["quick_gelu"]
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="says activation 'gelu', the architecture 'quick_gelu'"):
+        read_checkpoint(tmp_path, Target(SMALL))
+
+
+def test_an_id_of_the_hub_reads_from_what_was_downloaded(
+    tower: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    kept, commit = tmp_path / "models--somebody--some-model", "0" * 40
+    for part in ("refs", "blobs", f"snapshots/{commit}"):
+        (kept / part).mkdir(parents=True)
+    (kept / "refs/main").write_text(commit)
+    save_file(tower, kept / "blobs/abc")
+    (kept / f"snapshots/{commit}/open_clip_model.safetensors").symlink_to(kept / "blobs/abc")
+    assert torch.equal(read_checkpoint("somebody/some-model", Target(SMALL)).state["proj"], tower["proj"])
+
+
 def test_an_id_of_the_hub_that_was_not_downloaded_names_the_local_route() -> None:
     with pytest.raises(CheckpointError, match=r"hf download nobody/no-such-model --local-dir"):
         read_checkpoint("nobody/no-such-model", Target(SMALL))
@@ -460,6 +487,24 @@ def test_the_text_towers_part_of_an_adapter_is_dropped_and_said(tower: State, tm
     assert torch.allclose(features(read.state), its_features("CLIPModel", merged, {}, images()), atol=1e-4)
     assert len(read.dropped) == 4
     assert all("text_model" in name for name in read.dropped)
+
+
+def test_an_adapter_on_open_clips_attention_is_refused_as_peft_applies_it_in_a_way_of_its_own(
+    tower: State, tmp_path: Path
+) -> None:
+    adapter({"r": 4, "lora_alpha": 8, "target_modules": ["attn"]}, open_clip_model().visual, tmp_path)
+    with pytest.raises(CheckpointError, match=r"resblocks\.2\.attn\.base_layer\.out_proj wraps open_clip's attention"):
+        read_checkpoint(tmp_path, Target(SMALL, tower))
+
+
+def test_an_adapter_on_open_clips_own_mlp_reads_too(tower: State, tmp_path: Path) -> None:
+    model = open_clip_model().visual
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["c_fc", "c_proj"]}
+    merged = adapter(config, model, tmp_path)
+    read = read_checkpoint(tmp_path, Target(SMALL, tower))
+    with torch.no_grad():
+        assert torch.allclose(features(read.state), merged(images()), atol=1e-4)
+    assert len(read.low_rank) == 2 * SMALL.blocks
 
 
 REFUSED_KINDS: dict[str, tuple[dict[str, Any], str]] = {

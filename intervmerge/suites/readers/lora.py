@@ -88,7 +88,7 @@ def _matrices(stored: Stored) -> tuple[dict[str, dict[str, tuple[str, Entry]]], 
     matrices: dict[str, dict[str, tuple[str, Entry]]] = {}
     for name, entry in stored.entries.items():
         if found := _MATRIX.fullmatch(name):
-            module = found["module"].removeprefix("base_model.model.").replace(".base_layer", "")
+            module = found["module"].removeprefix("base_model.model.")
             matrices.setdefault(module, {})[found["side"]] = name, entry
     known = {name for sides in matrices.values() for name, _ in sides.values()}
     _, unexpected = leftovers(stored, dict.fromkeys(known))
@@ -105,7 +105,7 @@ def _places(target: Target) -> dict[str, Place]:
             parts = sources(layer)
             for index, source in enumerate(parts):
                 rows = shape[0] // len(parts)
-                module = source.name.removesuffix(".weight").removesuffix(".in_proj_weight")
+                module = source.name.removesuffix(".weight")
                 places[module] = layer, index * rows, rows, source.transposed
     return places
 
@@ -119,6 +119,8 @@ def _low_rank(
     infinite: list[str],
 ) -> list[LowRank] | str:
     """The pair of one module, or what is wrong with it."""
+    if ".base_layer." in module:  # seen in PEFT 0.21: forward and merge add this delta twice, so it means no one thing
+        return f"{listed([module])} wraps open_clip's attention, whose out_proj PEFT does not apply as scaling · B A"
     words = module.split(".")
     place = next((places[m] for i in range(len(words)) if (m := ".".join(words[i:])) in places), None)
     if place is None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.readers.canonical import Read, Source, Target, prefix_of, read_full
 from intervmerge.suites.readers.containers.stored import Stored
 
 NAME = "open_clip"
 _ANCHOR = "conv1.weight"
 """A name that each vision tower has once, and text towers have not."""
+
+_SAID = {"image_size": "image_size", "patch_size": "patch_size", "width": "width", "layers": "blocks"}
+"""What open_clip_config.json calls a field of the architecture."""
 
 
 def recognise(stored: Stored) -> bool:
@@ -22,4 +29,18 @@ def sources(layer: str) -> tuple[Source, ...]:
 
 def read(stored: Stored, target: Target) -> Read:
     """The tower, behind any prefix: `visual.`, `model.visual.`, `module.visual.`, `state_dict.module.visual.` ..."""
-    return read_full(stored, target, NAME, prefix_of(stored, _ANCHOR) or "", sources)
+    said = list(_contradictions(stored.settings.get("model", {}), target.architecture))
+    return read_full(stored, target, NAME, prefix_of(stored, _ANCHOR) or "", sources, said)
+
+
+def _contradictions(config: Mapping[str, Any], architecture: Architecture) -> Iterator[str]:
+    """What open_clip_config.json says against the architecture."""
+    model = config.get("model_cfg")
+    if not isinstance(model, dict):
+        return
+    vision = model.get("vision_cfg")
+    said = {name: vision.get(key) for key, name in _SAID.items()} if isinstance(vision, dict) else {}
+    said |= {"features": model.get("embed_dim"), "activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+    for name, value in said.items():
+        if value is not None and value != (wanted := getattr(architecture, name)):
+            yield f"open_clip_config.json says {name} {value!r}, the architecture {wanted!r}"
