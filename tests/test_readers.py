@@ -627,6 +627,31 @@ def test_doubles_are_taken_and_lose_nothing_that_counts(tuned: State, tower: Sta
     assert all(torch.equal(read.state[name], tuned[name]) for name in tuned)
 
 
+def test_only_a_format_without_a_projection_borrows_it(tower: State, tmp_path: Path) -> None:
+    save_file({name: tensor for name, tensor in tower.items() if name != "proj"}, tmp_path / "w")
+    with pytest.raises(CheckpointError, match="missing proj;"):
+        read_checkpoint(tmp_path / "w", Target(SMALL, tower))
+    hugging_face("CLIPModel").save_pretrained(tmp_path / "clip")
+    state = load_file(tmp_path / "clip/model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, tmp_path / "clip/model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing visual_projection\.weight;"):
+        read_checkpoint(tmp_path / "clip", Target(SMALL, tower))
+
+
+def test_a_base_of_another_architecture_is_refused_before_the_file_is_read(tower: State, tmp_path: Path) -> None:
+    other = {**tower, "conv1.weight": torch.ones(48, 3, 4, 4)}
+    with pytest.raises(CheckpointError, match=r"the pre-trained model: got conv1\.weight of shape"):
+        read_checkpoint(tmp_path / "none", Target(SMALL, other))
+
+
+def test_names_without_end_are_refused(tmp_path: Path) -> None:
+    for write in (save_file, torch.save):
+        write({"x" * 5_000: torch.ones(1)}, tmp_path / "w")
+        with pytest.raises(CheckpointError, match="names of more than 500 characters"):
+            read_checkpoint(tmp_path / "w", Target(SMALL))
+
+
 def test_two_towers_in_one_file_are_refused(tower: State, tmp_path: Path) -> None:
     torch.save({"model": prefixed(tower, "visual."), "ema": prefixed(tower, "visual.")}, tmp_path / "w")
     with pytest.raises(CheckpointError, match=r"2 vision towers: ema\.visual\.\*, model\.visual\.\*"):

@@ -42,11 +42,15 @@ class Target:
     """A fine-tuned model in half precision is taken, and the loss told."""
 
     @cached_property
+    def layers(self) -> State:
+        """Every layer in the tower's order, without numbers."""
+        with torch.device("meta"):
+            return dict(Encoder(self.architecture).tower.named_parameters())
+
+    @cached_property
     def shapes(self) -> Mapping[str, torch.Size]:
         """The shape of every layer, in the tower's order."""
-        with torch.device("meta"):
-            tower = Encoder(self.architecture).tower
-        return {name: parameter.shape for name, parameter in tower.named_parameters()}
+        return {name: parameter.shape for name, parameter in self.layers.items()}
 
 
 @dataclass(frozen=True)
@@ -115,16 +119,32 @@ def prefix_of(stored: Stored, anchor: str) -> str | None:
 
 
 def read_full(
-    stored: Stored, target: Target, format_name: str, prefix: str, sources: Sources, contradictions: Sequence[str] = ()
+    stored: Stored,
+    target: Target,
+    format_name: str,
+    sources: Sources,
+    *,
+    prefix: str = "",
+    contradictions: Sequence[str] = (),
+    lent: Sequence[str] = (),
 ) -> Read:
     """All layers of a model whose names are known.
+
+    Args:
+        stored: the file.
+        target: what is wanted.
+        format_name: a row of READERS.
+        sources: from a layer to where it stands.
+        prefix: what stands before the tower's names.
+        contradictions: what the settings beside the file say against the architecture.
+        lent: layers that the format need not have, and takes from the pre-trained model.
 
     Raises:
         CheckpointError: everything that is missing, unexpected, of another shape or not finite, in one message.
     """
     wanted = {layer: [(prefix + s.name, s) for s in sources(layer)] for layer in target.shapes}
-    lacking = [layer for layer, parts in wanted.items() if not any(name in stored.entries for name, _ in parts)]
-    borrowed = {"proj": "of the pre-trained model: this format has none"} if _lends(target, lacking) else {}
+    absent = {layer for layer, parts in wanted.items() if not any(name in stored.entries for name, _ in parts)}
+    borrowed = {layer: "of the pre-trained model: this format has none" for layer in lent if layer in absent}
     needed = {layer: parts for layer, parts in wanted.items() if layer not in borrowed}
     missing = [name for parts in needed.values() for name, _ in parts if name not in stored.entries]
     used = {name: stored.entries[name] for parts in needed.values() for name, _ in parts if name in stored.entries}
@@ -147,8 +167,9 @@ def read_full(
             state[layer] = torch.cat(flipped).contiguous() if len(flipped) > 1 else flipped[0].contiguous()
     faults += [f"of another shape {listed(misshaped)}"] if misshaped else []
     faults += [f"NaN or infinite {listed(infinite)}"] if infinite else []
+    dtypes = {layer: [stored.entries[name].dtype for name, _ in needed[layer]] for layer in state}
     loss = half_loss(
-        state, target.base, {layer: stored.entries[p[0][0]].dtype for layer, p in needed.items() if layer in state}
+        state, target.base, {layer: min(d, key=lambda dtype: dtype.itemsize) for layer, d in dtypes.items()}
     )
     faults += list(_half(used, target, loss))
     if faults:
@@ -157,10 +178,6 @@ def read_full(
     state |= {layer: (target.base or {})[layer].float() for layer in borrowed}
     ordered = {layer: state[layer] for layer in target.shapes}
     return Read(format_name, stored.container, ordered, dropped, borrowed, stored_as(used), loss)
-
-
-def _lends(target: Target, lacking: Sequence[str]) -> bool:
-    return target.base is not None and list(lacking) == ["proj"]
 
 
 def _misshapen(parts: Sequence[tuple[str, Source, Entry]], expected: torch.Size) -> Iterator[str]:

@@ -30,7 +30,8 @@ def sources(layer: str) -> tuple[Source, ...]:
 def read(stored: Stored, target: Target) -> Read:
     """The tower, behind any prefix: `visual.`, `model.visual.`, `module.visual.`, `state_dict.module.visual.` ..."""
     said = list(_contradictions(stored.settings.get("model", {}), target.architecture))
-    return read_full(stored, target, NAME, prefix_of(stored, _ANCHOR) or "", sources, said)
+    prefix = prefix_of(stored, _ANCHOR) or ""
+    return read_full(stored, target, NAME, sources, prefix=prefix, contradictions=said)
 
 
 def _contradictions(config: Mapping[str, Any], architecture: Architecture) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intervmerge.errors import CheckpointError
+from intervmerge.suites.encoder import check_state
 from intervmerge.suites.readers import linearised, lora, open_clip_names, transformers_names
 from intervmerge.suites.readers.canonical import Read, Target
 from intervmerge.suites.readers.containers.opening import open_stored
@@ -40,6 +41,8 @@ def read_checkpoint(path: str | Path, target: Target) -> Read:
     Raises:
         CheckpointError: all that is wrong with it, in one message; or no format that is read.
     """
+    if target.base is not None:
+        check_state(target.base, target.layers, "the pre-trained model")
     stored = open_stored(_local(path))
     for reader in READERS.values():
         if reader.recognise(stored):

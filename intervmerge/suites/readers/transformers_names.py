@@ -70,7 +70,8 @@ def read(stored: Stored, target: Target) -> Read:
         return tuple(Source(above + source.name, source.transposed) for source in sources(layer))
 
     said = list(_contradictions(stored.settings.get("model", {}), target.architecture))
-    return read_full(stored, target, NAME, "", under, said)
+    whole = target.base is None or any("projection" in name for name in stored.entries)
+    return read_full(stored, target, NAME, under, contradictions=said, lent=() if whole else ("proj",))
 
 
 def _contradictions(config: Mapping[str, Any], architecture: Architecture) -> Iterator[str]:

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from intervmerge.errors import CheckpointError
-from intervmerge.suites.readers.containers.stored import Entry, Stored, listed
+from intervmerge.suites.readers.containers.stored import Entry, Stored, damaged, listed
+from intervmerge.suites.readers.containers.tensors import LONGEST_NAME
 from intervmerge.suites.readers.containers.torch_files import is_pickle, is_zip, read_legacy, read_zip
 
 MOST_JSON = 64 * 2**20
@@ -143,6 +144,8 @@ def _read_safetensors(path: Path) -> Stored:
     except (SafetensorError, OSError) as error:
         rule = "it must be a whole safetensors file"
         raise CheckpointError(path, str(error), rule, "a file that is complete; copy or download it again") from error
+    if any(len(name) > LONGEST_NAME for name in headers):
+        raise damaged(path, f"names of more than {LONGEST_NAME} characters")
     unknown = [f"{name} as {h.get_dtype()}" for name, h in headers.items() if h.get_dtype() not in _DTYPES]
     if unknown:
         raise CheckpointError(path, listed(unknown), "numbers must be of a type that is read", ", ".join(_DTYPES))
