@@ -1,0 +1,1 @@
+"""Words and templates of data sets: one YAML a data set, with its source and licence."""
