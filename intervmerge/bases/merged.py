@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from intervmerge.bases.rules import merged
 from intervmerge.engines.store import InProcessStore, Store
-from intervmerge.merging import merge_states, resolve_settings
 from intervmerge.suites.suite import Suite
 
 
@@ -21,7 +21,7 @@ class MergedBase:
 
     suite: Suite
     rule: str
-    """A row of merging.RULES."""
+    """A row of merging.RULES, or of BASES."""
     settings: Mapping[str, Any]
     """The rule's settings, defaults filled in."""
     state: Mapping[str, Tensor]
@@ -43,7 +43,7 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
 
     Args:
         suite: what to merge.
-        rule: a row of merging.RULES.
+        rule: a row of merging.RULES, or of BASES: those read images.
         store: where what trials share is kept; bases of one suite may share one.
         settings: of the rule, such as `scaling=0.3`; one not given has the rule's default.
 
@@ -51,9 +51,7 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
         ConfigError: unknown rule or setting, or a value out of range.
         CheckpointError: weights that are not finite.
     """
-    complete = resolve_settings(rule, settings)
-    vectors = {task.name: task.task_vector for task in suite.tasks}
-    state = merge_states(suite.pretrained, vectors, rule, **settings)
+    complete, state = merged(suite, rule, settings)
     identity = json.dumps([suite.fingerprint, rule, complete], sort_keys=True, default=str)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return MergedBase(suite, rule, complete, state, fingerprint, store or InProcessStore())

@@ -110,7 +110,8 @@ def main() -> None:
                 settings = ", ".join(f"{name}={value}" for name, value in case.settings.items())
                 columns = [beside(value, prototype) for value, prototype in zip(found, case.prototype, strict=False)]
                 seconds, images, peak = found[2:]
-                print(f"{case.rule}({settings})".ljust(96), *columns, f"{seconds:8.1f} {images:7d} {peak:6.0f}", flush=True)
+                columns += [f"{seconds:8.1f} {images:7d} {peak:6.0f}"]
+                print(f"{case.rule}({settings})".ljust(96), *columns, flush=True)
 
 
 def beside(value: float, prototype: float | None) -> str:

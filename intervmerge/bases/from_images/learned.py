@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from intervmerge.bases.tower import BLOCKS, LINEARS
+from intervmerge.bases.from_images.tower import BLOCKS, LINEARS
 from intervmerge.merging import State, combine, merge_states
 
 MASK_START = 0.1
@@ -39,6 +39,10 @@ class Coefficients:
         column = self.coefficients[:, self._columns[name]].clamp(0, 1)
         vectors = {task: {name: vector[name]} for task, vector in self._vectors.items()}
         return combine({name: self._pretrained[name]}, vectors, column)[name]
+
+    def notes(self) -> dict[str, Any]:
+        """λ by task, one in all or one a layer in the tower's order."""
+        return {"coefficients": dict(zip(self._vectors, self.coefficients.clamp(0, 1).tolist(), strict=True))}
 
 
 def elected(pretrained: State, vectors: Mapping[str, State], density: float) -> dict[str, State]:
@@ -101,6 +105,11 @@ class Directions:
         mask = (soft > 0.5).float() + soft - soft.detach()
         scaled = left * (coefficients[:, None] * values * mask).unsqueeze(1)
         return self._origin[name] + torch.einsum("tor,tri->oi", scaled, right)
+
+    def notes(self) -> dict[str, Any]:
+        """λ and the number of directions kept, by layer, one a task in the order of their names."""
+        kept = {name: (mask > 0).sum(-1).tolist() for name, mask in self.masks.items()}
+        return {"coefficients": {name: row.tolist() for name, row in self.coefficients.items()}, "kept": kept}
 
 
 WEIGHTS = tuple(weight for weight, _ in LINEARS.values())

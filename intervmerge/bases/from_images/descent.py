@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ class Learned(Protocol):
 
     def layer(self, name: str) -> Tensor:
         """A merged layer, fp32, differentiable in the parameters."""
+
+    def notes(self) -> dict[str, Any]:
+        """What was learned, as plain values, to be kept beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def _targets(suite: Suite, task: Task, pixels: Tensor, loss: Loss, device: torch
 
 def _check_finite(weights: Mapping[str, Tensor], step: int, schedule: Schedule) -> None:
     for name, weight in weights.items():
-        if not bool(weight.sum().isfinite()):
-            got, rule = f"{schedule.learning_rate}, and {name} not finite after step {step}", "learning must not diverge"
-            raise ConfigError("learning_rate", got, rule, f"less than {schedule.learning_rate}")
+        if not bool(weight.isfinite().all()):
+            rate = schedule.learning_rate
+            got = f"{rate}, and {name} not finite after step {step}"
+            raise ConfigError("learning_rate", got, "learning must not diverge", f"less than {rate}")

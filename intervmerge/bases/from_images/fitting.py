@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intervmerge.bases.kernel import weighed
-from intervmerge.bases.tower import LINEARS, NORMS, Taps, Tower, block_name
+from intervmerge.bases.from_images.kernel import weighed
+from intervmerge.bases.from_images.tower import AFFINE, LINEARS, Taps, Tower, block_name
 from intervmerge.merging import State
 from intervmerge.suites.suite import Suite, Task
 
@@ -164,20 +164,23 @@ class Walk:
         """Fit one block of `state`, in place."""
         self._towers["merged"].load(state, block)
         pieces = {piece: Fit(self._recipe) for piece in self._pieces(block)}
-        norms = {name: NormFit(self._recipe.ridge) for name in NORMS if self._recipe.affine}
+        norms = {name: NormFit(self._recipe.ridge) for name in AFFINE if self._recipe.affine}
         for task in self._suite.tasks:
             self._read(task, block, pieces, norms)
             advance()
         for piece, fit in pieces.items():
-            weight, bias = (block_name(block, name) for name in LINEARS[piece.layer])
-            found = fit.solve(*(anchor[name].to(self._device)[piece.rows] for name in (weight, bias)))
-            for name, value in list(zip((weight, bias), found, strict=True))[: 2 if self._recipe.affine else 1]:
-                state[name][piece.rows] = value.to(state[name])
+            weight, bias = self._layers(anchor, block, LINEARS[piece.layer])
+            found = fit.solve(weight[piece.rows], bias[piece.rows])
+            for name, value in zip(LINEARS[piece.layer][: 1 + self._recipe.affine], found, strict=False):
+                state[block_name(block, name)][piece.rows] = value.to(weight).cpu()
         for layer, norm in norms.items():
-            names = [block_name(block, f"{layer}.{part}") for part in ("weight", "bias")]
-            for name, value in zip(names, norm.solve(*(anchor[n].to(self._device) for n in names)), strict=True):
-                state[name].copy_(value)
+            for name, value in zip(AFFINE[layer], norm.solve(*self._layers(anchor, block, AFFINE[layer])), strict=True):
+                state[block_name(block, name)].copy_(value)
         self._go_on(state, block)
+
+    def _layers(self, state: State, block: int, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+        first, second = (state[block_name(block, name)].to(self._device) for name in names)
+        return first, second
 
     @property
     def _device(self) -> torch.device:
@@ -202,11 +205,11 @@ class Walk:
                 of.add(inputs[piece.layer], targets[piece.layer], piece.light)
             sums = {layer: total + norm_moments(inputs[layer], light) for layer, total in sums.items()}
         for piece, fit in pieces.items():
-            weight, bias = (task.finetuned[block_name(block, name)] for name in LINEARS[piece.layer])
-            fit.add(*(layer.to(self._device)[piece.rows] for layer in (weight, bias)), moments[piece])
+            weight, bias = self._layers(task.finetuned, block, LINEARS[piece.layer])
+            fit.add(weight[piece.rows], bias[piece.rows], moments[piece])
         for layer, norm in norms.items():
-            own = (task.finetuned[block_name(block, f"{layer}.{part}")] for part in ("weight", "bias"))
-            norm.add(*(part.to(self._device) for part in own), sums[layer] / sums[layer][2])
+            scale, shift = self._layers(task.finetuned, block, AFFINE[layer])
+            norm.add(scale, shift, sums[layer] / sums[layer][2])
 
     def _tapped(self, task: Task, block: int, chunk: int) -> tuple[Taps, Taps]:
         inputs = self._step(*self._recipe.inputs, task, block, chunk)

@@ -25,9 +25,11 @@ def weighed(numerator: Tensor, gram: Tensor, anchor: Tensor, ridge: float = 0.0)
     held = anchor.double()
     pull = numerator - held @ gram  # so written, what no image excites stays at the anchor to the last bit
     if ridge == 0:
-        return held + pull @ torch.linalg.pinv(gram, rtol=RANK_CUT, hermitian=True)
+        inverse: Tensor = torch.linalg.pinv(gram, rtol=RANK_CUT, hermitian=True)
+        return held + pull @ inverse
     factor = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
-    return held + torch.cholesky_solve(pull.mT, factor).mT
+    solved: Tensor = torch.cholesky_solve(pull.mT, factor)
+    return held + solved.mT
 
 
 def weighed_by_entry(numerator: Tensor, weights: Tensor) -> Tensor:

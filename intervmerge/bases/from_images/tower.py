@@ -24,7 +24,8 @@ LINEARS = {
 }
 """A block's four linear layers: weight and bias."""
 BLOCKS = "transformer.resblocks."
-NORMS = ("ln_1", "ln_2")
+AFFINE = {layer: (f"{layer}.weight", f"{layer}.bias") for layer in ("ln_1", "ln_2")}
+"""A block's layer norms: scale and shift."""
 CHUNK = 32
 """Images at a time: of so many, products may be summed in fp32; all chunks are summed in fp64."""
 
@@ -86,4 +87,3 @@ class Tower:
             for tapped, hook in hooks.items():
                 stack.callback(tapped.register_forward_hook(hook).remove)
             yield taps
-

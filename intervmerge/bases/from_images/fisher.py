@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from intervmerge.bases.kernel import weighed_by_entry
+from intervmerge.bases.from_images.kernel import weighed_by_entry
 from intervmerge.seeding import generator
 from intervmerge.suites.suite import Suite, Task
 
