@@ -60,21 +60,20 @@ class Piece:
 
 
 class Moments:
-    """E[x xᵀ], E[y xᵀ], E[x] and E[y] of a task's tokens, summed in fp64 as they come."""
+    """E[x xᵀ], E[y xᵀ], E[x] and E[y] of a task's tokens, in fp64, summed as they come."""
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor, light: bool) -> None:
         """Tokens [images, tokens, in]; with `light` patches count little."""
-        counts = torch.ones(x.shape[:2], device=x.device)
-        counts[:, 1:] *= LIGHT if light else 1.0
-        xs, ys, weights = x.flatten(0, 1), y.flatten(0, 1), counts.view(-1, 1)
+        weights = _weights(x, light)
+        xs = x.flatten(0, 1).double()
+        ys = xs if y is x else y.flatten(0, 1).double()
         scaled = weights * xs
         gram = xs.T @ scaled
         cross = gram if y is x else ys.T @ scaled
         parts = [gram, cross, scaled.sum(0), (weights * ys).sum(0), weights.sum()]
-        parts = [part.double() for part in parts]
         self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
 
     def means(self) -> list[Tensor]:
@@ -136,12 +135,17 @@ def _pairs(scale: Tensor, shift: Tensor) -> Tensor:
     return torch.stack([scale, shift], dim=-1).double().unsqueeze(1)
 
 
+def _weights(tokens: Tensor, light: bool) -> Tensor:
+    """What each token counts: fp64 [images x tokens, 1]."""
+    counts = torch.ones(tokens.shape[:2], dtype=torch.float64, device=tokens.device)
+    counts[:, 1:] *= LIGHT if light else 1.0
+    return counts.view(-1, 1)
+
+
 def norm_moments(tokens: Tensor, light: bool) -> Tensor:
     """Sums over tokens [images, tokens, width] of z², z and 1, z normalised: fp64 [3, width]."""
     z = F.layer_norm(tokens, tokens.shape[-1:]).flatten(0, 1).double()
-    counts = torch.ones(tokens.shape[:2], dtype=torch.float64, device=tokens.device)
-    counts[:, 1:] *= LIGHT if light else 1.0
-    weights = counts.view(-1, 1)
+    weights = _weights(tokens, light)
     return torch.stack([(weights * z**2).sum(0), (weights * z).sum(0), weights.sum().expand(z.shape[-1])])
 
 

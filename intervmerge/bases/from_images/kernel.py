@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 RANK_CUT = 1e-10
-"""Without a ridge, directions weaker than this share of the strongest count as never seen."""
+"""Directions weaker than this share of the strongest, ridge included, count as never seen."""
 
 
 def weighed(numerator: Tensor, gram: Tensor, anchor: Tensor, ridge: float = 0.0) -> Tensor:
@@ -24,12 +24,15 @@ def weighed(numerator: Tensor, gram: Tensor, anchor: Tensor, ridge: float = 0.0)
     """
     held = anchor.double()
     pull = numerator - held @ gram  # so written, what no image excites stays at the anchor to the last bit
-    if ridge == 0:
-        inverse: Tensor = torch.linalg.pinv(gram, rtol=RANK_CUT, hermitian=True)
-        return held + pull @ inverse
-    factor = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
-    solved: Tensor = torch.cholesky_solve(pull.mT, factor)
-    return held + solved.mT
+    factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(gram.shape[-1]).to(gram))
+    if ridge > 0 and not failed.any():
+        solved: Tensor = torch.cholesky_solve(pull.mT, factor)
+        return held + solved.mT
+    values, vectors = torch.linalg.eigh(gram)
+    ridged = values.clamp(min=0) + ridge
+    seen = ridged > RANK_CUT * ridged.amax(-1, keepdim=True)
+    inverse = torch.where(seen, 1 / ridged.where(seen, torch.ones_like(ridged)), torch.zeros_like(ridged))
+    return held + (pull @ vectors * inverse.unsqueeze(-2)) @ vectors.mT
 
 
 def weighed_by_entry(numerator: Tensor, weights: Tensor) -> Tensor:

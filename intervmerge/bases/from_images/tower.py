@@ -27,7 +27,7 @@ BLOCKS = "transformer.resblocks."
 AFFINE = {layer: (f"{layer}.weight", f"{layer}.bias") for layer in ("ln_1", "ln_2")}
 """A block's layer norms: scale and shift."""
 CHUNK = 32
-"""Images at a time: of so many, products may be summed in fp32; all chunks are summed in fp64."""
+"""Images at a time: their inputs of a layer, in fp64, are small beside what stays."""
 
 
 def block_name(block: int, layer: str = "") -> str:
