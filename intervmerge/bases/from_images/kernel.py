@@ -32,7 +32,8 @@ def weighed(numerator: Tensor, gram: Tensor, anchor: Tensor, ridge: float = 0.0)
     ridged = values.clamp(min=0) + ridge
     seen = ridged > RANK_CUT * ridged.amax(-1, keepdim=True)
     inverse = torch.where(seen, 1 / ridged.where(seen, torch.ones_like(ridged)), torch.zeros_like(ridged))
-    return held + (pull @ vectors * inverse.unsqueeze(-2)) @ vectors.mT
+    pulled: Tensor = (pull @ vectors * inverse.unsqueeze(-2)) @ vectors.mT
+    return held + pulled
 
 
 def weighed_by_entry(numerator: Tensor, weights: Tensor) -> Tensor:
