@@ -35,7 +35,7 @@ class Case:
     prototype: tuple[float | None, float | None] = (None, None)
 
 
-WUDI = {"rule": "wudi"}
+WUDI = {"rule": "wudi", "matrices": "all"}
 LEARNED = {"steps": 100, "learning_rate": 1e-2}
 STRONG = {"extrapolation": 1.0}
 CASES = (
