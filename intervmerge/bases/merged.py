@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from intervmerge.merging import merge_states, resolve_settings
+from intervmerge.bases.rules import merged
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.suites.checkpoints import fingerprint_of
 from intervmerge.suites.suite import Suite, warn_of_disagreements
@@ -22,7 +22,7 @@ class MergedBase:
 
     suite: Suite
     rule: str
-    """A row of merging.RULES."""
+    """A row of merging.RULES, or of BASES."""
     settings: Mapping[str, Any]
     """The rule's settings, defaults filled in."""
     state: Mapping[str, Tensor]
@@ -46,7 +46,7 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
 
     Args:
         suite: what to merge.
-        rule: a row of merging.RULES.
+        rule: a row of merging.RULES, or of BASES: those read images.
         store: where what trials share is kept; bases of one suite may share one.
         settings: of the rule, such as `scaling=0.3`; one not given has the rule's default.
 
@@ -54,10 +54,8 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
         ConfigError: unknown rule or setting, or a value out of range.
         CheckpointError: weights that are not finite.
     """
-    complete = resolve_settings(rule, settings)
     warn_of_disagreements(suite)
-    vectors = {task.name: task.task_vector for task in suite.tasks}
-    state = merge_states(suite.pretrained, vectors, rule, **settings)
+    complete, state = merged(suite, rule, settings)
     return MergedBase(suite, rule, complete, state, fingerprint(suite, state), store or InProcessStore())
 
 

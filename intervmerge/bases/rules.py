@@ -1,0 +1,38 @@
+"""A rule by its name, whether it reads images or not: its settings, and the weights that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from intervmerge.bases import by_images
+from intervmerge.bases.methods import BASES
+from intervmerge.errors import lookup
+from intervmerge.merging import RULES, merge_states, resolve_settings
+from intervmerge.suites.suite import Suite
+
+
+def resolve(rule: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete settings of a row of merging.RULES or of BASES, defaults filled in.
+
+    Raises:
+        ConfigError: no such rule or setting, or a value out of range.
+    """
+    lookup({**RULES, **BASES}, rule, "rule")
+    return by_images.resolve(rule, settings) if rule in BASES else resolve_settings(rule, settings)
+
+
+def merged(suite: Suite, rule: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """The complete settings and the merged weights by layer, fp32, on the CPU; read from disk where they lie there.
+
+    Raises:
+        ConfigError: no such rule or setting, a value out of range, or more images than there are.
+        CheckpointError: weights that are not finite.
+    """
+    complete = resolve(rule, settings)
+    if rule in BASES:
+        return complete, by_images.make(suite, rule, **settings).state
+    vectors = {task.name: task.task_vector for task in suite.tasks}
+    return complete, merge_states(suite.pretrained, vectors, rule, **settings)
