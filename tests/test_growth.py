@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own af
 
 TASKS = ("red", "green", "blue")
 STEPS = (2, 4)
-PLACED = asdict(InterventionConfig())
+PLACED = {**asdict(InterventionConfig()), "blocks": [0, 1], "slice_width": 48}  # canonical, as records are
 TRAINED = {**asdict(TrainingConfig(steps=4)), "rungs": [2]}
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +23,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from intervmerge.bundle.exporting import export
+from intervmerge.bundle.model import load_bundle
+from intervmerge.cli.search import main as search
 from intervmerge.engines.caches import CachePlan, plan_caches
 from intervmerge.engines.storages import STORAGES
 from intervmerge.errors import CheckpointError, ConfigError, InputError, SuiteError
@@ -33,6 +36,8 @@ from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Score
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.run import known_base, opened
+from intervmerge.search.run import search as search_plan
+from intervmerge.search.watch import Silence
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
@@ -43,6 +48,7 @@ from intervmerge.study.study import load_study, settings_of, take_up
 from intervmerge.study.upgrades import FORMAT
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.views.tables import write_front
+from intervmerge.workers.session import ray_session
 
 pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
 
@@ -548,3 +554,49 @@ def test_a_plan_takes_every_knob_of_a_search_and_repeats_none() -> None:
     assert (found.search, found.workers) == ({"trials": 3, "stopping": "task"}, 2)
     with pytest.raises(ConfigError, match=r"trails: got no setting.*trials \(did you mean it\?\)"):
         SearchPlan.of(space="x", trails=3)
+
+
+# ---- whole searches on what an older version left
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One session of Ray for all searches of this process."""
+    with ray_session(None, workers=2):
+        yield
+
+
+def command(space: str, out: Path, *more: str) -> list[str]:
+    given = ["--space", str(OLD / space), "--suite", str(OLD / "suite"), "--out", str(out), "--workers", "2"]
+    return [*given, *more]
+
+
+def test_a_study_of_format_1_is_extended_looked_at_again_and_exported(
+    ray_here: None, old: Path, tmp_path: Path
+) -> None:
+    before = load_study(old).record
+    assert search(command("space.yaml", old, "--trials", "16")) == 0
+    study = load_study(old)
+    after = study.record
+    assert len(after.ended) == 16
+    assert [trial.rungs for trial in after.trials[:6]] == [trial.rungs for trial in before.trials]
+    assert [trial.test for trial in after.trials[:6] if trial.number in (1, 4)] == [
+        trial.test for trial in before.trials if trial.number in (1, 4)
+    ]
+    assert {trial.circumstances.storage for trial in after.ended[6:]} == {"fp32"}
+    again = any(trial.test for trial in after.trials[6:])  # a front that gains nothing needs no further look
+    assert (after.looks, after.untested, study.settings["format"]) == (1 + again, {}, FORMAT)
+    assert load_bundle(export(study, path=tmp_path / "model", trial=4).path).tasks
+    with pytest.raises(ConfigError, match="storage no class stream, but the trials there had fp32"):
+        search_plan(plan(old, trials=9, cache_gib=0), Silence())
+
+
+def test_a_half_study_of_format_1_goes_on_after_its_last_rung(ray_here: None, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(OLD / "half", tmp_path / "half"))
+    (first,) = load_study(out).record.trials
+    assert first.state == "running"
+    assert search(command("half.yaml", out)) == 0
+    record = load_study(out).record
+    assert record.trials[0].state == "complete"
+    assert record.trials[0].rungs[0] == first.rungs[0]  # not trained again
+    assert len(record.ended) == 2

@@ -69,20 +69,20 @@ class Following:
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
-        self._numbers: list[int] = []
+        self._ended: Sequence[Record] = []
         self._growth = [Growth(axes)]
 
     def after(self, ended: Sequence[Record]) -> list[Growth]:
         """As `growth_of`; only what one of a lower number came before is gone over again."""
-        same = self._common([trial.number for trial in ended])
+        same = self._common(ended)
         more = accumulate(ended[same:], Growth.after, initial=self._growth[same])
-        self._growth = [*self._growth[:same], *more]
+        self._ended, self._growth = ended, [*self._growth[:same], *more]
         return self._growth
 
-    def _common(self, numbers: list[int]) -> int:
+    def _common(self, ended: Sequence[Record]) -> int:
         """How many trials from the first on are those of the last call."""
-        known, self._numbers = self._numbers, numbers
-        if numbers[: len(known)] == known:  # the usual case: all that is new came last
+        known = self._ended
+        if ended[: len(known)] == known:  # the usual case: all that is new came last
             return len(known)
-        pairs = enumerate(zip(numbers, known, strict=False))
-        return next((place for place, (one, other) in pairs if one != other), len(numbers))
+        pairs = enumerate(zip(ended, known, strict=False))
+        return next((place for place, (one, other) in pairs if one.number != other.number), min(len(ended), len(known)))

@@ -54,9 +54,9 @@ class StudyRecord:
     looks: int = 0
     """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
 
-    def with_growth(self, growth: Sequence[Growth]) -> StudyRecord:
-        """The same, its growth known already; `replace` forgets it again."""
-        self.__dict__["growth"] = growth
+    def followed(self, ended: Sequence[Record], growth: Sequence[Growth]) -> StudyRecord:
+        """The same, of which this is known already; `replace` forgets it again."""
+        self.__dict__.update(ended=ended, growth=growth)
         return self
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import log10
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
-from intervmerge.records.record import Record
+from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
@@ -105,6 +106,7 @@ class Journal:
         self._path = folder / JOURNAL
         self.writes = sampler is not None
         self._records: dict[int, Record] | None = None
+        self._ended: list[Record] = []
         self._looks = False
         self.changes = 0
         """How often something was written here."""
@@ -154,6 +156,7 @@ class Journal:
             if not self.writes:
                 return list(found.values())
             self._records = found
+            self._ended = [record for record in found.values() if record.state in ENDED]
         return list(self._records.values())
 
     def _read(self) -> Iterator[Record]:
@@ -168,14 +171,26 @@ class Journal:
                 values = {**values, "test": notes.get(f"test/{trial.number}", {}), "repeats": again}
                 yield Record.from_json(upgraded(values, notes.get(f"right/{trial.number}", {})))
 
+    @property
+    def ended(self) -> list[Record]:
+        """For who writes: of `records` those of trials that were trained as far as they are to be."""
+        assert self.writes
+        self.records()
+        return list(self._ended)
+
     def _heard(self, record: Record | None = None) -> None:
         """Something was written; of a record, what `records` gives from now on."""
         self.changes += 1
-        if record is not None and self._records is not None:
-            known = record.number in self._records
-            self._records[record.number] = record
-            if not known:  # trials are asked by number, and may be written down in another order
-                self._records = dict(sorted(self._records.items()))
+        if record is None or self._records is None:
+            return
+        last = next(reversed(self._records), -1)
+        self._records[record.number] = record
+        if record.number < last:  # trials are asked by number, and may be written down in another order
+            self._records = dict(sorted(self._records.items()))
+        if record.state in ENDED:
+            place = bisect_left(self._ended, record.number, key=lambda other: other.number)
+            known = place < len(self._ended) and self._ended[place].number == record.number
+            self._ended[place : place + known] = [record]
 
     def keep(self, trial: optuna.Trial, record: Record) -> None:
         """Put the record on a trial that is not told yet."""

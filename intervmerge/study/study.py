@@ -76,7 +76,8 @@ class Study:
             return now
         if self._following is None or self._following.axes != now.axes:
             self._following = Following(now.axes)
-        return now.with_growth(self._following.after(now.ended))
+        ended = self.journal.ended if self.journal.writes else now.ended  # who reads, reads once
+        return now.followed(ended, self._following.after(ended))
 
     @property
     def front(self) -> list[Record]:
