@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intervmerge.search.views.again import front_page, report_again
 from mlflow.tracking import MlflowClient
 
 from intervmerge.cli.main import main
@@ -21,6 +20,7 @@ from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score, Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.views import Views
+from intervmerge.search.views.again import front_page, report_again
 from intervmerge.search.watch import Silence
 from intervmerge.stores import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.study.journal import JOURNAL, SETTINGS, Journal, held
@@ -100,8 +100,9 @@ def test_the_composed_front_prints_a_name_as_it_is(name: str, capsys: pytest.Cap
 
 @pytest.mark.parametrize("note", ["see [/docs]", "[bold]x[/bold]", "\x1b[2J"])
 def test_a_finished_search_prints_its_note_as_it_is(note: str, moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = Journal(moved)
-    journal.note(SETTINGS, {**journal.settings, "note": note})
+    with held(moved):
+        journal = Journal(moved)
+        journal.note(SETTINGS, {**journal.settings, "note": note})
     print_front(Study(moved))
     assert note.replace("\x1b", r"\x1b") in capsys.readouterr().out
 
