@@ -100,8 +100,9 @@ def test_the_composed_front_prints_a_name_as_it_is(name: str, capsys: pytest.Cap
 
 @pytest.mark.parametrize("note", ["see [/docs]", "[bold]x[/bold]", "\x1b[2J"])
 def test_a_finished_search_prints_its_note_as_it_is(note: str, moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    journal = Journal(moved)
-    journal.note(SETTINGS, {**journal.settings, "note": note})
+    with held(moved):
+        journal = Journal(moved)
+        journal.note(SETTINGS, {**journal.settings, "note": note})
     print_front(Study(moved))
     assert note.replace("\x1b", r"\x1b") in capsys.readouterr().out
 

@@ -75,7 +75,8 @@ def _served(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a group of processes that ends with this one, also if that is told to end."""
     told = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
     before = {number: signal.signal(number, _leave) for number in told}
-    server = subprocess.Popen(command, env={**os.environ, **LEAN}, start_new_session=True)
+    chatter = 2  # its output goes where errors go: ours is the address
+    server = subprocess.Popen(command, env={**os.environ, **LEAN}, stdout=chatter, start_new_session=True)
     try:
         yield server
     finally:
