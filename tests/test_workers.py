@@ -41,6 +41,7 @@ from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.preparing import compared, teachers
+from intervmerge.workers.pulse import Beating, Pulse
 from intervmerge.workers.roster import Roster
 from intervmerge.workers.seat import Seat, threads_of
 
@@ -170,11 +171,14 @@ class Steps:
     def __init__(self) -> None:
         self.advanced: set[str] = set()
 
-    def listen(self) -> set[str]:
-        return self.advanced
+    def listen(self, trials: list[str]) -> set[str]:
+        return self.advanced & set(trials)
 
     def node_of(self, trial: str) -> str:
         return "node"
+
+    def forget(self, trial: str) -> None:
+        self.advanced.discard(trial)
 
 
 def watched(limit: float = 10.0) -> tuple[Watchdog, Steps, list[float], list[Any], Any]:
@@ -212,6 +216,24 @@ def test_why_the_first_of_two_processes_failed_is_kept(tmp_path: Path) -> None:
     dog.on_trial_recover(0, [], trial)
     dog.on_trial_start(0, [], trial)
     assert dog.why("t") == "OSError: [Errno 5] disk (in two processes, one after the other)"
+
+
+def test_a_beat_of_a_process_is_heard_once_with_its_node(ray_here: None) -> None:
+    pulse = Pulse()
+    beating = Beating(pulse.name)
+    assert pulse.listen(["t"]) == set()
+    assert pulse.node_of("t") == ""
+    beating.begin("t")
+    assert pulse.node_of("t") == beating.node == ray.get_runtime_context().get_node_id()
+    beating.begin("other")
+    heard_of = Pulse()
+    heard_of.name = pulse.name
+    assert heard_of.listen(["t", "other", "third"]) == {"t", "other"}
+    assert heard_of.listen(["t", "other"]) == set()
+    heard_of._last = 0.0
+    assert heard_of.listen(["t", "other"]) == set()  # nothing new
+    heard_of.forget("t")
+    assert pulse._heard("t") is None
 
 
 # ---- what crosses

@@ -141,7 +141,7 @@ class Driver:
         nodes, pulse = Nodes(), Pulse()
         watchdog = Watchdog(pulse, nodes, self._search.hung_after, say=self._watch.phase, check=self._interrupt.check)
         searcher = self._searcher(watchdog, nodes, views)
-        shared = {"base": self._base, "tensors": put(self._tensors), "seat": self._roster.seat, "heart": pulse.heart}
+        shared = {"base": self._base, "tensors": put(self._tensors), "seat": self._roster.seat, "pulse": pulse.name}
         trainable = tune.with_parameters(Worker, **shared)
         share = {"cpu": 1.0, **({"gpu": self._roster.gpus} if self._roster.gpus else {})}
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors of trials are said by us

@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search at once; what is told is kept
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "180",  # on a machine whose cores are shared half a minute is not enough
 }
 """Read by Ray when it is imported, in the driver and in every worker; a value that the user has set stands."""
 

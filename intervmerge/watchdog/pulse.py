@@ -1,44 +1,34 @@
 """The pulse of a search: workers say every few seconds that their steps advance, and the driver hears it.
 
-An actor of Ray, as no file system need be shared.
+Through the store that every session of Ray has for small values, as no file system need be shared; an actor would be a
+process more, with all that it imports.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 BEAT_SECONDS = 5.0
 """A worker says so at most so often, and the driver asks."""
-PATIENCE_SECONDS = 10.0
-"""So long the driver waits for an answer where it needs one."""
-
-
-class Heart:
-    """The actor: of every trial how often it beat, and on which node."""
-
-    def __init__(self) -> None:
-        self._beats: dict[str, tuple[int, str]] = {}
-
-    def beat(self, trial: str, node: str) -> None:
-        """A worker's steps advance."""
-        count, _ = self._beats.get(trial, (0, ""))
-        self._beats[trial] = (count + 1, node)
-
-    def heard(self) -> dict[str, tuple[int, str]]:
-        """Trial to how many beats, and the node of the last."""
-        return self._beats
 
 
 class Beating:
-    """A worker's side: called at every step, it speaks every few seconds."""
+    """A worker's side: called at every step, it speaks every few seconds.
 
-    def __init__(self, heart: Any) -> None:
-        self._heart, self._trial, self._last = heart, "", 0.0
-        self.node: str = ray.get_runtime_context().get_node_id()
+    Args:
+        pulse: name of the search's; empty for a worker that nobody listens to.
+    """
+
+    def __init__(self, pulse: str) -> None:
+        self._pulse, self._trial, self._beats, self._last = pulse, "", 0, 0.0
+        self.node = ray.get_runtime_context().get_node_id() if pulse else ""
 
     def begin(self, trial: str) -> None:
         """Another trial begins, which is said at once."""
@@ -48,44 +38,50 @@ class Beating:
     def __call__(self) -> None:
         """A step was done."""
         now = time.monotonic()
-        if self._heart is not None and now - self._last > BEAT_SECONDS:
-            self._last = now
-            self._heart.beat.remote(self._trial, self.node)
+        if self._pulse and now - self._last > BEAT_SECONDS:
+            self._last, self._beats = now, self._beats + 1
+            with suppress(RayError, RuntimeError):  # who hears nothing for so long as to matter will end this
+                _internal_kv_put(key(self._pulse, self._trial), f"{self._beats} {self.node}".encode())
 
 
 class Pulse:
     """The driver's side."""
 
     def __init__(self) -> None:
-        self.heart: Any = ray.remote(num_cpus=0)(Heart).remote()
-        self._known: dict[str, tuple[int, str]] = {}
-        self._asked: Any = None
+        self.name = uuid4().hex
+        self._known: dict[str, bytes] = {}
         self._last = 0.0
 
-    def listen(self) -> set[str]:
-        """The trials whose steps advanced since it was last asked; never waits."""
+    def listen(self, trials: Iterable[str]) -> set[str]:
+        """Those of these trials whose steps advanced since it was last asked; asks every few seconds."""
         now = time.monotonic()
-        if self._asked is None and now - self._last > BEAT_SECONDS:
-            self._asked, self._last = self.heart.heard.remote(), now
-        if self._asked is None or not ray.wait([self._asked], timeout=0)[0]:
+        if now - self._last < BEAT_SECONDS:
             return set()
-        return self._take()
+        self._last = now
+        before = dict(self._known)
+        return {trial for trial in trials if self._heard(trial) not in (None, before.get(trial))}
 
     def node_of(self, trial: str) -> str:
         """Where a trial runs, or ran last; empty if nothing was heard of it."""
-        if self._asked is None:
-            self._asked = self.heart.heard.remote()
-        if ray.wait([self._asked], timeout=PATIENCE_SECONDS)[0]:
-            self._take()
-        return self._known.get(trial, (0, ""))[1]
+        self._heard(trial)
+        return self._known.get(trial, b"").decode().partition(" ")[2]
 
-    def _take(self) -> set[str]:
-        asked, self._asked = self._asked, None
-        try:
-            found: dict[str, tuple[int, str]] = ray.get(asked)
-        except RayError:  # its node is gone, and another heart begins
-            self.heart = ray.remote(num_cpus=0)(Heart).remote()
-            return set()
-        advanced = {trial for trial, beats in found.items() if beats != self._known.get(trial)}
-        self._known = found
-        return advanced
+    def forget(self, trial: str) -> None:
+        """It has ended."""
+        self._known.pop(trial, None)
+        with suppress(RayError, RuntimeError):
+            _internal_kv_del(key(self.name, trial))
+
+    def _heard(self, trial: str) -> bytes | None:
+        """What is heard of a trial now."""
+        found: bytes | None = None
+        with suppress(RayError, RuntimeError):
+            found = _internal_kv_get(key(self.name, trial))
+        if found is not None:
+            self._known[trial] = found
+        return found
+
+
+def key(pulse: str, trial: str) -> bytes:
+    """Under which a worker speaks of a trial."""
+    return f"intervmerge/{pulse}/{trial}".encode()

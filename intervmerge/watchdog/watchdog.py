@@ -69,14 +69,14 @@ class Watchdog(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The end."""
-        self._forget(trial)
         self._nodes.well(self._pulse.node_of(trial.trial_id))
+        self._forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process failed, and it is not begun again."""
-        self._forget(trial)
         if trial.trial_id not in self._hung:  # which may be slow alone
             self._failed(trial)
+        self._forget(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process failed, and it begins again in another; why is kept, as Tune forgets it."""
@@ -88,7 +88,7 @@ class Watchdog(Callback):
         """Tune's loop turns."""
         self._check()
         now = self._clock()
-        for trial_id in self._pulse.listen() & self._heard.keys():
+        for trial_id in self._pulse.listen(list(self._heard)):
             self._heard[trial_id] = now
         for trial_id, heard in list(self._heard.items()):
             trial = self._trials[trial_id]
@@ -104,6 +104,7 @@ class Watchdog(Callback):
         self._heard.pop(trial.trial_id, None)
         self._trials.pop(trial.trial_id, None)
         self._causes.pop(trial.trial_id, None)
+        self._pulse.forget(trial.trial_id)
 
     def _failed(self, trial: Any) -> None:
         node = self._pulse.node_of(trial.trial_id)

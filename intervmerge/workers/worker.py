@@ -46,11 +46,11 @@ class Worker(tune.Trainable):
         base: Any = None,
         tensors: Any = None,
         seat: Seat | None = None,
-        heart: Any = None,
+        pulse: str = "",
     ) -> None:
         """Called once a process; the base is mapped, not copied."""
         assert seat is not None
-        self._alive = Beating(heart)
+        self._alive = Beating(pulse)
         self._bench = sit_down(base, tensors, seat, self._alive)
         self._seat, self._folder = seat, Path(seat.folder) / TRIALS
         self.reset_config(config)
