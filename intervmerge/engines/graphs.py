@@ -35,8 +35,10 @@ class Replayed:
         self._function = function
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         self._graph: torch.cuda.CUDAGraph | None = None
-        if next(iter(self._inputs.values())).is_cuda:
-            self._record()
+        device = next(iter(self._inputs.values())).device
+        if device.type == "cuda":
+            with torch.cuda.device(device):  # which need not be the first: streams are of the current one
+                self._record()
 
     def _record(self) -> None:
         side = torch.cuda.Stream()
