@@ -38,6 +38,7 @@ from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.run import known_base, opened
 from intervmerge.search.run import search as search_plan
 from intervmerge.search.watch import Silence
+from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
@@ -48,7 +49,6 @@ from intervmerge.study.study import load_study, settings_of, take_up
 from intervmerge.study.upgrades import FORMAT
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.views.tables import write_front
-from intervmerge.workers.session import ray_session
 
 pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
 

@@ -37,11 +37,11 @@ from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
 from intervmerge.watchdog.faults import fault_of
 from intervmerge.watchdog.nodes import LONGEST_SECONDS, REST_SECONDS, Nodes
+from intervmerge.watchdog.pulse import Beating, Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.preparing import compared, teachers
-from intervmerge.workers.pulse import Beating, Pulse
 from intervmerge.workers.roster import Roster
 from intervmerge.workers.seat import Seat, threads_of
 
