@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 from uuid import uuid4
 
 FRESH_SECONDS = 2.0
@@ -73,11 +74,20 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another process holds it, and this one does not wait.
         OSError: it cannot be made or held.
     """
+    with path.open("a") as file:
+        hold(file, wait)
+        yield
+
+
+def hold(file: IO[Any], wait: bool = True) -> None:
+    """Hold an open file, until it is closed, against all other processes that hold it so.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one does not wait.
+    """
     import fcntl  # not everywhere: who only reads needs none
 
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sha256_of(path: Path, kept: Path | None = None) -> str:

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from intervmerge.cli import convert
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.suites.encoder import open_clip_architecture
-from intervmerge.suites.heads import TextTower, text_head, text_tower
-from intervmerge.suites.prompts import words as prompts_room
-from intervmerge.suites.prompts.words import prompts_of
+from intervmerge.suites.heads import words as prompts_room
+from intervmerge.suites.heads.text import TextTower, text_head, text_tower
+from intervmerge.suites.heads.words import prompts_of
 from intervmerge.suites.readers.head_files import read_head
 from intervmerge.suites.suite import zero_shot
 

@@ -13,7 +13,6 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from intervmerge.cli.main import main
-from intervmerge.cli.tables import print_scores
 from intervmerge.errors import ConfigError
 from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.quoting import as_key
@@ -30,6 +29,7 @@ from intervmerge.views.runs import EXPERIMENT, KIND, NUMBER, PAGE, PARENT, Runs,
 from intervmerge.views.tables import composed_rows, write_front, write_parquet
 from intervmerge.views.terminal import Terminal
 from intervmerge.views.terminal.fronts import composed_table, print_front
+from intervmerge.views.terminal.tables import print_scores
 
 # Optuna and MLflow warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")

@@ -65,9 +65,9 @@ def open_suite(chosen: argparse.Namespace) -> Suite:
 def choose_base(chosen: argparse.Namespace, suite: Suite) -> MergedBase:
     """The base that the flags name; with --rule auto, the best of a sweep, which is printed."""
     from intervmerge.bases.merged import merge
-    from intervmerge.cli.tables import print_sweep
     from intervmerge.errors import ConfigError
     from intervmerge.trial.sweep import best, sweep
+    from intervmerge.views.terminal.tables import print_sweep
 
     settings: dict[str, Any] = {name: getattr(chosen, name) for name in RULE_SETTINGS}
     settings = {name: value for name, value in settings.items() if value is not None}

@@ -27,11 +27,11 @@ def run(chosen: argparse.Namespace) -> int:
         check_out_file(chosen.out)
     base = choose_base(chosen, suite)
 
-    from intervmerge.cli.tables import print_scores
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.checkpoints import write_state
     from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
+    from intervmerge.views.terminal.tables import print_scores
 
     bench = Bench(base, chosen.device, plan=NO_CACHES)
     columns = {**references(bench, chosen.split), "merged": bench.measure(None, chosen.split)}

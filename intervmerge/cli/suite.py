@@ -91,12 +91,12 @@ def _build(chosen: argparse.Namespace) -> int:
 
 def _table(folder: Path) -> int:
     """The table of accuracies that a build ends with: bases on validation, models on test."""
-    from intervmerge.cli.tables import print_scores, print_sweep
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.suite import load_suite
     from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
     from intervmerge.trial.sweep import best, sweep
+    from intervmerge.views.terminal.tables import print_scores, print_sweep
 
     suite = load_suite(folder)
     found = sweep(suite)

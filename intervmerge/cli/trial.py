@@ -63,12 +63,12 @@ def run(chosen: argparse.Namespace) -> int:
         check_out(chosen.out)
     base = choose_base(chosen, suite)
 
-    from intervmerge.cli.tables import print_scores
     from intervmerge.machine import Machine, cache_folder
     from intervmerge.stores.mapped import MappedStore
     from intervmerge.trial.bench import Bench
     from intervmerge.trial.references import references
     from intervmerge.trial.run import run_trial
+    from intervmerge.views.terminal.tables import print_scores
 
     machine = Machine(
         device=chosen.device,

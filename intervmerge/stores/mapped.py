@@ -8,7 +8,6 @@ whole; what goes loses its manifest first. So what nobody holds and no manifest 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intervmerge.files import locked, write_whole
+from intervmerge.files import hold, locked, write_whole
 from intervmerge.stores.store import Fill, Layout
 
 FORMAT = 2
@@ -111,7 +110,7 @@ class MappedStore:
                 fresh.mkdir()
                 lock = (fresh / LOCK).open("wb")
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    hold(lock)
                     for name, of in layout.items():
                         allocate(fresh / f"{name}.npy", *of)
                 except BaseException:
@@ -120,7 +119,7 @@ class MappedStore:
                     raise
                 return lock
         with suppress(FileNotFoundError), (fresh / LOCK).open("rb") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+            hold(held)
         return None
 
     def _seal(self, key: str, layout: Layout) -> dict[str, Tensor]:

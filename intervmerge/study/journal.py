@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from math import log10
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
@@ -20,9 +18,9 @@ from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
-from intervmerge.records.scores import OBJECTIVES
 from intervmerge.space.sources import Traced
 from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
+from intervmerge.study.telling import excess, objectives, told_as
 from intervmerge.study.upgrades import upgraded, upgraded_settings
 
 JOURNAL, LOCK = "study.journal", "study.lock"
@@ -32,15 +30,6 @@ REPEATS = "repeats"
 LOOKS = "looks"
 DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 """Of accuracy, and of log10 of extra parameters."""
-TOLD: Mapping[str, TrialState] = MappingProxyType(
-    {
-        "complete": TrialState.COMPLETE,
-        "partial": TrialState.PRUNED,
-        "stopped": TrialState.PRUNED,
-        "pruned": TrialState.PRUNED,
-    }
-)
-"""State of a record to what Optuna hears; of any other there is nothing to learn: FAIL, which samplers leave out."""
 
 
 @contextmanager
@@ -215,7 +204,7 @@ class Journal:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             told = optuna.trial.create_trial(
-                values=_objectives(record, select),
+                values=objectives(record, select),
                 params=point.params,
                 distributions=point.distributions,
                 user_attrs={RECORD: record.to_json()},
@@ -280,27 +269,5 @@ class Journal:
 
     def _tell(self, number: int, record: Record, select: str) -> None:
         state = told_as(record)
-        values = _objectives(record, select) if state == TrialState.COMPLETE else None
+        values = objectives(record, select) if state == TrialState.COMPLETE else None
         self.study.tell(number, values, state=state)
-
-
-def told_as(record: Record) -> TrialState:
-    """What Optuna hears that a trial is.
-
-    Complete is what was measured at its last step in all tasks; the figures of a rung would pass for final ones, and be
-    worse than the configuration is. What was stopped is pruned: worse than others of its cost. A repeat is told as the
-    first one was, once it has ended; before, nothing is known of it.
-    """
-    state = record.state
-    if state == "duplicate" and record.rungs:
-        state = record.rungs[-1].state(record.training["steps"])
-    return TOLD.get(state, TrialState.FAIL)
-
-
-def _objectives(record: Record, select: str) -> list[float]:
-    return [OBJECTIVES[select](record.scores), log10(record.extra_params)]
-
-
-def excess(extra_params: int, budget: int) -> float:
-    """The constraint: how far a configuration is over the budget; at most 0 within it."""
-    return log10(extra_params / budget)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, make_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
 from intervmerge.errors import ConfigError
-from intervmerge.interventions import InterventionConfig
+from intervmerge.interventions import InterventionConfig, Placement
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.search import SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace
@@ -73,15 +73,10 @@ def _whole(run: Mapping[str, Any], right: Mapping[str, str]) -> dict[str, Any]:
     return {**{name: value for name, value in run.items() if name != "right"}, "test": test}
 
 
-def _canonical(hint: Any) -> Any:
-    """Of what a user may write, what it is in canonical form: numbers, not words."""
-    return next((kind for kind in get_args(hint) if kind is not str), hint)
-
-
-_HINTS = get_type_hints(InterventionConfig)
 _CANONICAL: TypeAdapter[Any] = TypeAdapter(
-    make_dataclass("Canonical", [(f.name, _canonical(_HINTS[f.name])) for f in fields(InterventionConfig)])
+    make_dataclass("Canonical", [(f.name, get_type_hints(Placement)[f.name]) for f in fields(InterventionConfig)])
 )
+"""Settings as a placement has them: numbers, not a user's words."""
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
-from intervmerge.study import journal
+from intervmerge.study import telling
 from intervmerge.study.journal import Journal, held
 from intervmerge.suites.suite import load_suite
 from intervmerge.workers.assignment import ASSIGNMENT, Report
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal.TOLD = {**journal.TOLD, **dict.fromkeys(("partial", "stopped"), TOLD[chosen.told])}
+    telling.TOLD = {**telling.TOLD, **dict.fromkeys(("partial", "stopped"), TOLD[chosen.told])}
     recorded = [Recorded.load(seed) for seed in range(3)]
     traces: dict[str, list[list[Point]]] = {}
     print(f"mini8, a stand-in; {chosen.trials} trials, seeds 0-{chosen.seeds - 1}: median (quartiles)")
