@@ -1,0 +1,91 @@
+"""Rules on second moments of inputs: M = (Σ τ C + r·A)(Σ C + r·I)⁻¹ and its ways by gradient.
+
+Without images, C = τᵀτ/‖τ‖²: a task vector's rows span the inputs that its fine-tuning saw. WUDI minimises
+Σ ‖(M − τ)τᵀ‖² / ‖τ‖² from the sum on, whose gradient is 2(M ΣC − Σ τC): exact, and without products by task.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intervmerge.merging.settings import Settings
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""Of Adam; the task vectors are divided by their root mean square first, so nothing depends on their scale."""
+
+
+def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Tensor:
+    """(Σ W C + r·A)(Σ C + r·I)⁻¹, r = strength · mean diagonal of Σ C; where Σ C is 0, A.
+
+    Args:
+        weighted: Σ W C, [out, in], fp64.
+        gram: Σ C, [in, in], fp64.
+        anchor: A, [out, in], fp64: what is kept where the inputs say nothing.
+        strength: above 0, free of scale.
+    """
+    pull = strength * gram.diagonal().mean()
+    if not pull > 0:
+        return anchor
+    factor = torch.linalg.cholesky(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return torch.cholesky_solve((weighted + pull * anchor).mT, factor).mT
+
+
+def flow(weighted: Tensor, gram: Tensor, anchor: Tensor, time: float) -> Tensor:
+    """Where the gradient of the same loss without a ridge leads from A in some time: A at 0, the optimum at ∞.
+
+    With Σ C = QΛQᵀ and x = time · Λ / mean(Λ): A Q e^(−x) Qᵀ + (Σ W C) Q ((1 − e^(−x))/Λ) Qᵀ. Arguments as in `ridge`.
+
+    Source: the closed form of early stopping, as in arXiv:2606.07289; the filter is ours.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    mean = values.mean()
+    if not mean > 0:
+        return anchor
+    values = values.clamp(min=0)
+    x = values * (time / mean)
+    tiny = torch.finfo(values.dtype).tiny
+    filled = torch.where(x > 0, -torch.expm1(-x) / values.clamp(min=tiny), time / mean)
+    reached: Tensor = ((anchor @ vectors) * torch.exp(-x) + (weighted @ vectors) * filled) @ vectors.mT
+    return reached
+
+
+def moments_of_updates(stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ τC, Σ C and Σ τ of task vectors [tasks, out, in], C = τᵀτ/‖τ‖², fp64. A task of zeros adds nothing."""
+    _, rows, columns = stack.shape
+    gram = stack.new_zeros(columns, columns, dtype=torch.float64)
+    weighted = stack.new_zeros(rows, columns, dtype=torch.float64)
+    for matrix in stack.double():
+        length = matrix.square().sum()
+        if length > 0:
+            matrix_gram = matrix.mT @ matrix / length
+            gram += matrix_gram
+            weighted += (matrix @ matrix.mT) @ matrix / length if rows < columns else matrix @ matrix_gram
+    return weighted, gram, stack.sum(0, dtype=torch.float64)
+
+
+def wudi(stack: Tensor, settings: Settings) -> Tensor:
+    """WUDI: so many steps of Adam from the sum on. More steps are *worse*: stopping is what regularises."""
+    size = stack.double().square().mean().sqrt()
+    if not size > 0:
+        return stack.sum(0)
+    weighted, gram, start = (moment.float() for moment in moments_of_updates(stack / size))
+    first, second = torch.zeros_like(start), torch.zeros_like(start)
+    merged, (decay, decay_of_squares) = start, BETAS
+    for step in range(1, settings["steps"] + 1):
+        gradient = torch.addmm(weighted, merged, gram, beta=-2, alpha=2)
+        first.lerp_(gradient, 1 - decay)
+        second.mul_(decay_of_squares).addcmul_(gradient, gradient, value=1 - decay_of_squares)
+        deviation = (second / (1 - decay_of_squares**step)).sqrt_().add_(EPSILON)
+        merged = torch.addcdiv(merged, first, deviation, value=-settings["step_size"] / (1 - decay**step))
+    return merged * size
+
+
+def wudi_flow(stack: Tensor, settings: Settings) -> Tensor:
+    """WUDI in closed form: the gradient's flow from the sum on, for some time."""
+    return flow(*moments_of_updates(stack), settings["time"])
+
+
+def wudi_ridge(stack: Tensor, settings: Settings) -> Tensor:
+    """WUDI in closed form: the optimum with a pull towards the sum."""
+    return ridge(*moments_of_updates(stack), settings["ridge"])
