@@ -11,8 +11,12 @@ from torch import Tensor
 
 from intervmerge.merging.settings import Settings
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Of Adam; the task vectors are divided by their root mean square first, so nothing depends on their scale."""
+BETAS, EPSILON = (0.9, 0.999), 3e-5
+"""Of Adam, on task vectors divided by their root mean square r, so that nothing depends on their scale.
+
+The authors' step of 1e-5 and epsilon of 1e-8 are 0.04·r and 3e-5·r where CLIP's r is about 3e-4."""
+ROUNDING = 1e-12
+"""Of fp64 sums, as a share of the largest."""
 
 
 def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Tensor:
@@ -69,16 +73,20 @@ def wudi(stack: Tensor, settings: Settings) -> Tensor:
     size = stack.double().square().mean().sqrt()
     if not size > 0:
         return stack.sum(0)
-    weighted, gram, start = (moment.float() for moment in moments_of_updates(stack / size))
-    first, second = torch.zeros_like(start), torch.zeros_like(start)
-    merged, (decay, decay_of_squares) = start, BETAS
+    weighted, gram, start = moments_of_updates(stack / size)
+    # Adam makes steps of any slope, of rounding errors too: where the sum is the optimum, the slope has to be 0.
+    slope = start @ gram - weighted
+    slope = torch.where(slope.abs() > ROUNDING * weighted.abs().max(), slope, 0).float()
+    gram = gram.float()
+    way, first, second = (torch.zeros_like(slope) for _ in range(3))
+    decay, decay_of_squares = BETAS
     for step in range(1, settings["steps"] + 1):
-        gradient = torch.addmm(weighted, merged, gram, beta=-2, alpha=2)
+        gradient = torch.addmm(slope, way, gram).mul_(2)
         first.lerp_(gradient, 1 - decay)
         second.mul_(decay_of_squares).addcmul_(gradient, gradient, value=1 - decay_of_squares)
-        deviation = (second / (1 - decay_of_squares**step)).sqrt_().add_(EPSILON)
-        merged = torch.addcdiv(merged, first, deviation, value=-settings["step_size"] / (1 - decay**step))
-    return merged * size
+        divisor = (second / (1 - decay_of_squares**step)).sqrt_().add_(EPSILON)
+        way.addcdiv_(first, divisor, value=-settings["step_size"] / (1 - decay**step))
+    return (start + way) * size
 
 
 def wudi_flow(stack: Tensor, settings: Settings) -> Tensor:

@@ -31,7 +31,7 @@ def triplets(matrix: Tensor, most: int | None = None, zero: float = RANK) -> tup
         return left, values, right
     squares, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     squares, vectors = squares.flip(0), vectors.flip(1)
-    kept = int((squares > zero**2 * squares[0]).sum()) if squares[0] > 0 else 0
+    kept = int((squares > zero**2 * squares.clamp(min=0)[:1]).sum())
     kept = kept if most is None else min(kept, most)
     values, right = squares[:kept].sqrt(), vectors[:, :kept]
     return matrix @ right / values, values, right
