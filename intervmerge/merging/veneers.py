@@ -18,8 +18,8 @@ from torch import Tensor
 
 from intervmerge.errors import ConfigError
 from intervmerge.merging.layers import block_of, count_blocks, cut, is_matrix, join
-from intervmerge.merging.matrices.kernel import stack_layer
 from intervmerge.merging.matrices.spectral import calibrate
+from intervmerge.merging.matrices.stacks import stack_layer
 from intervmerge.merging.settings import NORMS, Settings
 from intervmerge.merging.task_vectors import State
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
-import torch
 from torch import Tensor
 
 from intervmerge.merging.entries.kernel import MergeLayer
 from intervmerge.merging.layers import cut, is_matrix, join
+from intervmerge.merging.matrices.stacks import stack_layer
 from intervmerge.merging.settings import ONE_SCALING, Setting, Settings
-from intervmerge.merging.task_vectors import State, refuse_non_finite, vector_names
+from intervmerge.merging.task_vectors import State
 
 Solve: TypeAlias = Callable[[Tensor, Settings], Tensor]
 """([tasks, out, in] fp32, settings) -> [out, in]."""
@@ -44,17 +44,6 @@ class ByMatrix:
             yield merged.flatten().mul(coefficients[0].to(merged.device))
 
         return merge_layer
-
-
-def stack_layer(layer: str, task_vectors: Mapping[str, State]) -> Tensor:
-    """The task vectors of one layer side by side, [tasks, ...], fp32.
-
-    Raises:
-        CheckpointError: one is not finite.
-    """
-    stack = torch.stack([vector[layer].float() for vector in task_vectors.values()])
-    refuse_non_finite(stack.flatten(1), layer, vector_names(task_vectors))
-    return stack
 
 
 def _mean(layer: str, task_vectors: Mapping[str, State]) -> Tensor:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intervmerge.merging.matrices.stacks import summed
 from intervmerge.merging.settings import Settings
 
 BETAS, EPSILON = (0.9, 0.999), 3e-5
 """Of Adam, on task vectors divided by their root mean square r, so that nothing depends on their scale.
 
 The authors' step of 1e-5 and epsilon of 1e-8 are 0.04·r and 3e-5·r where CLIP's r is about 3e-4."""
-ROUNDING = 1e-12
-"""Of fp64 sums, as a share of the largest."""
+ROUNDING = 1e-6
+"""Of task vectors stored in fp32, as a share of the largest number."""
 
 
 def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Tensor:
@@ -59,20 +60,20 @@ def moments_of_updates(stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _, rows, columns = stack.shape
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
     weighted = stack.new_zeros(rows, columns, dtype=torch.float64)
-    for matrix in stack.double():
+    for matrix in map(Tensor.double, stack):
         length = matrix.square().sum()
         if length > 0:
             matrix_gram = matrix.mT @ matrix / length
             gram += matrix_gram
             weighted += (matrix @ matrix.mT) @ matrix / length if rows < columns else matrix @ matrix_gram
-    return weighted, gram, stack.sum(0, dtype=torch.float64)
+    return weighted, gram, summed(stack)
 
 
 def wudi(stack: Tensor, settings: Settings) -> Tensor:
     """WUDI: so many steps of Adam from the sum on. More steps are *worse*: stopping is what regularises."""
-    size = stack.double().square().mean().sqrt()
+    size = torch.linalg.vector_norm(stack, dtype=torch.float64) / stack.numel() ** 0.5
     if not size > 0:
-        return stack.sum(0)
+        return summed(stack)
     weighted, gram, start = moments_of_updates(stack / size)
     # Adam makes steps of any slope, of rounding errors too: where the sum is the optimum, the slope has to be 0.
     slope = start @ gram - weighted
@@ -86,7 +87,8 @@ def wudi(stack: Tensor, settings: Settings) -> Tensor:
         second.mul_(decay_of_squares).addcmul_(gradient, gradient, value=1 - decay_of_squares)
         divisor = (second / (1 - decay_of_squares**step)).sqrt_().add_(EPSILON)
         way.addcdiv_(first, divisor, value=-settings["step_size"] / (1 - decay**step))
-    return (start + way) * size
+    reached: Tensor = (start + way) * size
+    return reached
 
 
 def wudi_flow(stack: Tensor, settings: Settings) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from intervmerge.merging.matrices.stacks import summed
 from intervmerge.merging.settings import Settings
 
 RANK = 1e-6
@@ -17,21 +18,24 @@ DEPENDENT = 1e-3
 """The same in a stack of directions of several tasks, where less tells dependent ones (1e-6 of its Gram matrix)."""
 
 
-def triplets(matrix: Tensor, most: int | None = None, zero: float = RANK) -> tuple[Tensor, Tensor, Tensor]:
+def triplets(
+    matrix: Tensor, most: int | None = None, zero: float = RANK, beside: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The largest singular triplets U [out, r], σ [r], V [in, r], fp64, descending.
 
     Args:
         matrix: [out, in].
         most: at most so many; all if None.
         zero: smaller singular values, as a share of the largest, are left out.
+        beside: a larger singular value of what the matrix is a rest of: then it counts as the largest.
     """
     matrix = matrix.double()
     if matrix.shape[0] < matrix.shape[1]:
-        right, values, left = triplets(matrix.mT, most, zero)
+        right, values, left = triplets(matrix.mT, most, zero, beside)
         return left, values, right
     squares, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     squares, vectors = squares.flip(0), vectors.flip(1)
-    kept = int((squares > zero**2 * squares.clamp(min=0)[:1]).sum())
+    kept = int((squares > zero**2 * squares.clamp(min=beside**2)[:1]).sum())
     kept = kept if most is None else min(kept, most)
     values, right = squares[:kept].sqrt(), vectors[:, :kept]
     return matrix @ right / values, values, right
@@ -45,7 +49,7 @@ def orthogonalise(directions: Tensor) -> Tensor:
 
 def isotropic(stack: Tensor, settings: Settings) -> Tensor:
     """Iso-C: the sum, with every singular value their mean."""
-    left, values, right = triplets(_sum(stack))
+    left, values, right = triplets(summed(stack))
     return left @ right.mT * _mean(values)
 
 
@@ -53,9 +57,10 @@ def isotropic_with_tasks(stack: Tensor, settings: Settings) -> Tensor:
     """Iso-CTS: common directions of the sum, and of each task a few of what they leave, all of one singular value."""
     tasks, smaller = len(stack), min(stack.shape[1:])
     specific = round((smaller - int(settings["common"] * smaller)) / tasks)
-    left, values, right = triplets(_sum(stack), smaller - specific * tasks)
+    left, values, right = triplets(summed(stack), smaller - specific * tasks)
     rests = (matrix.double() - left @ (left.mT @ matrix.double()) for matrix in stack)
-    found = [triplets(rest, specific) for rest in rests] if specific else []
+    largest = float(values[0]) if len(values) else 0.0
+    found = [triplets(rest, specific, beside=largest) for rest in rests] if specific else []
     lefts, sizes, rights = zip(*found, (left, values, right), strict=True)
     return orthogonalise(torch.cat(lefts, 1)) @ orthogonalise(torch.cat(rights, 1)).mT * _mean(torch.cat(sizes))
 
@@ -70,7 +75,7 @@ def task_singular_vectors(stack: Tensor, settings: Settings) -> Tensor:
 def centred(stack: Tensor, settings: Settings) -> Tensor:
     """CART: the mean and, times λ, what is largest of each task's deviation from it."""
     rank = max(1, int(settings["rank_share"] * min(stack.shape[1:])))
-    mean = _sum(stack) / len(stack)
+    mean = summed(stack) / len(stack)
     deviations = torch.zeros_like(mean)
     for matrix in stack:
         left, values, right = triplets(matrix - mean, rank)
@@ -107,11 +112,6 @@ def calibrate(merged: Tensor, stack: Tensor, rule: str, floor: float) -> Tensor:
 def _held(rows: Tensor, of_task: Tensor) -> Tensor:
     """⟨a, b⟩ / ‖b‖² by row; 0 where the task has nothing."""
     return (rows * of_task).sum(1) / of_task.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
-
-
-def _sum(stack: Tensor) -> Tensor:
-    """Σ τ in fp64: to an fp32 result, the order of the tasks is nothing."""
-    return stack.sum(0, dtype=torch.float64)
 
 
 def _mean(values: Tensor) -> Tensor:
