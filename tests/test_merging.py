@@ -23,10 +23,12 @@ from intervmerge.merging import (
     magnitudes,
     merge_states,
     resolve_settings,
-    rules,
     task_vector,
 )
-from intervmerge.merging.magnitudes import trim_threshold
+from intervmerge.merging.entries import kernel, magnitudes
+from intervmerge.merging.entries.kernel import ByEntry
+from intervmerge.merging.entries.magnitudes import trim_threshold
+from intervmerge.merging.entries.sparsifiers import trim
 
 SHAPES: dict[str, tuple[int, ...]] = {"class_embedding": (7,), "conv1.weight": (4, 3, 2, 2), "proj": (5, 11)}
 TASKS = ["street", "digits", "cars", "textures"]
@@ -139,7 +141,7 @@ def test_checking_and_merging_read_a_layer_of_a_lazy_state_few_times(
     merge_states(base, counted, rule)
     passes = 1 + (4 if rule == "ties_mean" else 1)  # shapes; two histograms, votes; the merge
     assert {state.readings for state in counted.values()} == {passes * len(SHAPES)}
-    assert base.readings == 2 * len(SHAPES)
+    assert base.readings == 3 * len(SHAPES)  # shapes; whether it is sound; the sum
 
 
 def test_states_of_other_layers_are_refused_with_all_faults_sorted(pretrained: dict[str, Tensor]) -> None:
@@ -260,7 +262,7 @@ def test_ties_in_chunks_is_ties_written_out(
     density: float,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(rules, "STACK_ELEMENTS", chunk)
+    monkeypatch.setattr(kernel, "STACK_ELEMENTS", chunk)
     tasks = request.getfixturevalue(kind)
     merged = merge_states(pretrained, tasks, rule, density=density, scaling=0.7)
     expected = written_out(pretrained, tasks, rule == "ties_mean", 0.7, density)
@@ -298,7 +300,9 @@ def test_weight_average_is_task_arithmetic_with_one_over_the_tasks(
     assert_same(average, merge_states(pretrained, vectors, "task_arithmetic", scaling=1 / 4))
 
 
-@pytest.mark.parametrize("rule", [name for name, row in RULES.items() if "scaling" in row.defaults])
+@pytest.mark.parametrize(
+    "rule", [name for name, row in RULES.items() if "scaling" in row.defaults and isinstance(row.kernel, ByEntry)]
+)
 def test_coefficients_constant_over_tasks_or_layers_are_one_coefficient(
     pretrained: State, vectors: dict[str, State], rule: str
 ) -> None:
@@ -371,7 +375,7 @@ def test_the_dare_mask_of_a_task_depends_on_seed_task_and_layer_only(monkeypatch
 
     alone = mask("cars")
     assert_same(alone, mask("cars", digits=ones, street=ones), atol=0)
-    monkeypatch.setattr(rules, "STACK_ELEMENTS", 7)
+    monkeypatch.setattr(kernel, "STACK_ELEMENTS", 7)
     assert_same(alone, mask("cars"), atol=0)
     assert not torch.equal(alone["a"], alone["b"])
     assert not torch.equal(alone["a"], mask("digits")["a"])
@@ -379,7 +383,8 @@ def test_the_dare_mask_of_a_task_depends_on_seed_task_and_layer_only(monkeypatch
 
 
 def test_a_new_rule_is_a_new_row_and_nothing_else(pretrained: State, vectors: dict[str, State]) -> None:
-    row = replace(RULES["ties_mean"], name="trimmed_average", elect=False, reduce="mean", defaults={"density": 1.0})
+    trimmed = ByEntry(trim, reduce="mean")
+    row = replace(RULES["ties_mean"], name="trimmed_average", kernel=trimmed, defaults={"density": 1.0})
     assert_same(merge_states(pretrained, vectors, row), merge_states(pretrained, vectors, "weight_average"))
     with pytest.raises(TypeError, match="does not support item assignment"):
         RULES["trimmed_average"] = row  # type: ignore[index]

@@ -7,7 +7,7 @@ A *layer* is one named parameter tensor. Everything is streamed by layer and com
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -128,7 +128,7 @@ def combine(pretrained: State, task_vectors: Mapping[str, State], coefficients: 
     """
     check_tasks(pretrained, task_vectors)
     wanted = torch.as_tensor(coefficients, dtype=torch.float32)
-    columns = spread(wanted, len(task_vectors), len(pretrained), "coefficients").unbind(1)
+    columns = by_task_and_layer(wanted, len(task_vectors), len(pretrained), "coefficients").unbind(1)
     vectors = list(task_vectors.values())
     merged: dict[str, Tensor] = {}
     for (layer, base), column in zip(pretrained.items(), columns, strict=True):
@@ -153,7 +153,7 @@ class _WeightedLayer(torch.autograd.Function):
         return torch.stack(products), None, None, None
 
 
-def spread(coefficients: Tensor, tasks: int, layers: int, where: str) -> Tensor:
+def by_task_and_layer(coefficients: Tensor, tasks: int, layers: int, where: str) -> Tensor:
     """Coefficients of shape [], [tasks] or [tasks, layers], seen as [tasks, layers]."""
     shape = tuple(coefficients.shape)
     if shape not in [(), (tasks,), (tasks, layers)]:
@@ -172,6 +172,25 @@ def layer_chunks(state: State, layer: str, size: int) -> Iterator[Tensor]:
     else:
         for chunk in torch.split(state[layer].flatten(), size):
             yield chunk.float()
+
+
+def refuse_non_finite(rows: Tensor, layer: str, names: Iterable[str]) -> None:
+    """Refuse [rows, numbers] that hold NaN or infinity: a NaN is smaller than no threshold and would be trimmed, or
+    spread, in silence.
+
+    Raises:
+        CheckpointError: names the row, one of `names`, and the layer.
+    """
+    if bool(rows.sum().isfinite()):  # one cheap look; the sum of finite rows may overflow, so look again
+        return
+    for name, row in zip(names, rows, strict=True):
+        if not bool(row.isfinite().all()):
+            raise CheckpointError(name, f"NaN or infinity in {layer}", "weights are finite", "a sound checkpoint")
+
+
+def vector_names(task_vectors: Mapping[str, State]) -> list[str]:
+    """The task vectors as errors call them."""
+    return [f"task vector {task!r}" for task in task_vectors]
 
 
 def check_tasks(pretrained: State, task_vectors: Mapping[str, State]) -> None:
