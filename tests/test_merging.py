@@ -20,7 +20,6 @@ from intervmerge.merging import (
     TaskVector,
     analogy,
     combine,
-    magnitudes,
     merge_states,
     resolve_settings,
     task_vector,
