@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from intervmerge.cli.program.values import number, whole
+from intervmerge.errors import ConfigError
 
 if TYPE_CHECKING:
     from intervmerge.bases.merged import MergedBase
@@ -29,7 +32,8 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule",
         default="auto",
-        help="a merging rule; auto sweeps weight averaging, task arithmetic and TIES (default)",
+        metavar="RULE[:NAME=VALUE,...]|auto",
+        help="a merging rule, such as wudi; auto (default) sweeps weight averaging, task arithmetic and TIES",
     )
     for name, (kind, text) in RULE_SETTINGS.items():
         parser.add_argument(f"--{name}", type=kind, help=f"{text}; not with --rule auto")
@@ -48,11 +52,45 @@ def add_limits(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--cuda-graphs", action="store_true", help=words)
 
 
+KINDS: dict[str, Callable[[str], Any]] = {"int": whole, "float": number, "str": str}
+"""Type of a setting to what reads its flag."""
+
+
+def add_knobs(parser: argparse.ArgumentParser) -> None:
+    """A flag for every setting of SearchSettings, in its own words; one left out has the space's value."""
+    from intervmerge.settings import described
+    from intervmerge.space.search import SearchSettings
+
+    words = described(SearchSettings)
+    knobs = parser.add_argument_group("how it is searched, instead of as the space says")
+    for knob in fields(SearchSettings):
+        kind = KINDS[str(knob.type).removesuffix(" | None")]
+        about = f"{words[knob.name].rstrip('.')} (default {knob.default})".replace("%", "%%")
+        knobs.add_argument(f"--{knob.name.replace('_', '-')}", type=kind, help=about)
+
+
+def read_base(text: str) -> Any:
+    """`ties_sum:scaling=0.3` as the space's own `{rule: ties_sum, scaling: 0.3}`."""
+    rule, colon, rest = text.partition(":")
+    if not colon:
+        return rule
+    settings: dict[str, Any] = {"rule": rule}
+    allowed = "RULE:NAME=VALUE,..., such as ties_sum:scaling=0.3"
+    for part in rest.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in settings:
+            raise ConfigError("--base", repr(text), f"{name!r} stands twice", allowed)
+        try:
+            settings[name] = int(value) if value.lstrip("+-").isdecimal() else number(value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ConfigError("--base", repr(text), f"{name!r} has no number after it", allowed) from error
+    return settings
+
+
 def open_suite(chosen: argparse.Namespace) -> Suite:
     """The suite of the flags; also sets the number of threads."""
     import torch
 
-    from intervmerge.errors import ConfigError
     from intervmerge.suites.suite import load_suite
 
     if chosen.threads is not None:
@@ -65,14 +103,15 @@ def open_suite(chosen: argparse.Namespace) -> Suite:
 def choose_base(chosen: argparse.Namespace, suite: Suite) -> MergedBase:
     """The base that the flags name; with --rule auto, the best of a sweep, which is printed."""
     from intervmerge.bases.merged import merge
-    from intervmerge.errors import ConfigError
     from intervmerge.trial.sweep import best, sweep
     from intervmerge.views.terminal.tables import print_sweep
 
     settings: dict[str, Any] = {name: getattr(chosen, name) for name in RULE_SETTINGS}
     settings = {name: value for name, value in settings.items() if value is not None}
     if chosen.rule != "auto":
-        return merge(suite, chosen.rule, **settings)
+        named = read_base(chosen.rule)
+        own = {"rule": named} if isinstance(named, str) else named
+        return merge(suite, **{**own, **settings})
     if settings:
         allowed = f"--rule NAME, or no {', '.join('--' + name for name in settings)}"
         raise ConfigError("--rule", "auto", "the sweep sets the settings itself", allowed)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intervmerge.cli.arguments import add_limits
+from intervmerge.cli.arguments import add_knobs, add_limits, read_base
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.program.values import number, whole
 from intervmerge.errors import ConfigError
@@ -28,23 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="RULE[:NAME=VALUE,...]|auto", help="instead of the space's: ties_sum:scaling=0.3,density=0.2"
     )
-    parser.add_argument("--trials", type=whole, help="different configurations to train, all sessions together")
     parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
     parser.add_argument(
         "--workers-per-gpu", type=whole, default=1, metavar="N", help="actors that share a GPU (default 1)"
     )
-    parser.add_argument("--seed", type=whole, help="of the sampler and of every trial")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
-    parser.add_argument("--max-extra-params", type=whole, metavar="N", help="what has more is never trained")
+    add_knobs(parser)
     parser.add_argument("--time-budget", type=number, metavar="MINUTES", help="of training; trials that run then stop")
-    parser.add_argument("--stopping", help="at a rung: none, trial, task (records/stopping.py)")
-    parser.add_argument("--hung-after", type=number, metavar="SECONDS",
-                        help="a trial without a step for so long is ended (default 1800)")  # fmt: skip
-    parser.add_argument("--patience", type=whole, metavar="N", help="end when the front does not grow in N trials")
     parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
                         help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
-    parser.add_argument("--final-seeds", type=whole, metavar="N",
-                        help="at the end, train the front's trials with N further seeds, for error bars")  # fmt: skip
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
     parser.add_argument("--selection", default="shrunk", help="each task's trial is chosen by shrunk figures, or raw")
@@ -117,24 +109,6 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
 
 def _name(base: Any) -> str:
     return base if isinstance(base, str) else str(base["rule"])
-
-
-def read_base(text: str) -> Any:
-    """`ties_sum:scaling=0.3` as the space's own `{rule: ties_sum, scaling: 0.3}`."""
-    rule, colon, rest = text.partition(":")
-    if not colon:
-        return rule
-    settings: dict[str, Any] = {"rule": rule}
-    allowed = "RULE:NAME=VALUE,..., such as ties_sum:scaling=0.3"
-    for part in rest.split(","):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name in settings:
-            raise ConfigError("--base", repr(text), f"{name!r} stands twice", allowed)
-        try:
-            settings[name] = int(value) if value.lstrip("+-").isdecimal() else number(value)
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise ConfigError("--base", repr(text), f"{name!r} has no number after it", allowed) from error
-    return settings
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""`intervmerge suite`: list, check, or build suites."""
+"""`intervmerge suite`: list, check, convert or build suites."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "list, check or build suites"
+from intervmerge.cli import convert
+
+HELP = "list, check or build suites, or convert checkpoints"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sub-commands list, check and build."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|check|build")
+    """Sub-commands list, check, convert and build."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|check|convert|build")
     actions.add_parser("list", help="names of the packaged suites")
     check = actions.add_parser("check", help="verify hashes, values, splits, heads and accuracy of a suite")
     check.add_argument("suite", metavar="NAME|PATH")
     words = "first write the hashes of its files, as they are now, into suite.yaml"
     check.add_argument("--repair", action="store_true", help=words)
+    convert.add_arguments(actions.add_parser("convert", help=convert.HELP))
     build = actions.add_parser(
         "build",
         help="make mini8 again from its sources; needs intervmerge[suite-build]",
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Do what was asked; 1 if a check found something."""
-    return {"list": _list, "check": _check, "build": _build}[chosen.action](chosen)
+    return {"list": _list, "check": _check, "convert": convert.run, "build": _build}[chosen.action](chosen)
 
 
 def _list(chosen: argparse.Namespace) -> int:

@@ -4,12 +4,13 @@ What is read is what was meant: a key that stands twice, and whatever two versio
 """
 
 from intervmerge.settings.plain import DEPTH, LARGEST, Lines, printable, read_json, read_yaml, shortened
-from intervmerge.settings.typed import read_file, read_settings, settings
+from intervmerge.settings.typed import described, read_file, read_settings, settings
 
 __all__ = [
     "DEPTH",
     "LARGEST",
     "Lines",
+    "described",
     "printable",
     "read_file",
     "read_json",

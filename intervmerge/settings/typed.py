@@ -20,8 +20,14 @@ Settings = TypeVar("Settings")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(kind: type[Settings]) -> type[Settings]:
     """A frozen, keyword-only dataclass; read from YAML, a key that it does not have is an error."""
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    kind.__pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(kind)
+
+
+def described(kind: type[Settings]) -> dict[str, str]:
+    """The words that stand under each setting of a dataclass, in one line."""
+    properties = TypeAdapter(kind).json_schema()["properties"]
+    return {name: " ".join(str(of.get("description", "")).split()) for name, of in properties.items()}
 
 
 def read_settings(kind: type[Settings], values: Mapping[str, Any], where: object) -> Settings:

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
+from intervmerge.bases.rules import resolve
 from intervmerge.errors import ConfigError, nearest
 from intervmerge.interventions import InterventionConfig
-from intervmerge.merging import resolve_settings
 from intervmerge.settings import Lines as Lines
 from intervmerge.settings import read_file, settings
 from intervmerge.space.search import SearchSettings as SearchSettings
@@ -148,7 +148,7 @@ def check_base(base: Base) -> None:
     if "rule" not in named:
         raise ConfigError("base", base, "a base has a rule", "auto, or {rule: task_arithmetic, scaling: 0.3}")
     try:
-        resolve_settings(str(named["rule"]), {name: value for name, value in named.items() if name != "rule"})
+        resolve(str(named["rule"]), {name: value for name, value in named.items() if name != "rule"})
     except ConfigError as error:
         raise ConfigError(f"base.{error.args[0]}", *error.args[1:]) from error
 
