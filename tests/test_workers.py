@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,16 @@ from intervmerge.records.stopping import Bars
 from intervmerge.session import session
 from intervmerge.session.interrupt import Interrupt, Interrupted
 from intervmerge.session.object_store import share
-from intervmerge.session.session import joined, only_gpu, own_folder, own_token, ray_session, seen_alone
+from intervmerge.session.session import (
+    SLOW,
+    joined,
+    only_gpu,
+    own_folder,
+    own_token,
+    patiently,
+    ray_session,
+    seen_alone,
+)
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import Bench
 from intervmerge.watchdog.faults import fault_of
@@ -414,6 +424,33 @@ def test_a_session_here_writes_no_token_into_a_home(monkeypatch: pytest.MonkeyPa
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert "RAY_AUTH_TOKEN" not in os.environ
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("errors", "starts", "raises"),
+    [
+        ([], 1, False),
+        ([SLOW], 2, False),
+        ([SLOW, SLOW], 3, False),
+        ([SLOW, SLOW, SLOW], 3, True),
+        (["no room"], 1, True),
+    ],
+)
+def test_a_start_that_a_busy_machine_holds_up_is_tried_again_and_no_other(
+    errors: list[str], starts: int, raises: bool
+) -> None:
+    said, left = iter(errors), []
+
+    def start() -> None:
+        left.append("started")
+        if (error := next(said, None)) is not None:
+            raise Exception(error)  # as Ray does
+
+    refused = pytest.raises(ConfigError, match=r"Ray: got Exception: ") if raises else nullcontext()
+    with refused:
+        patiently(start, lambda: left.append("cleaned"))
+    assert left.count("started") == starts
+    assert left.count("cleaned") == min(len(errors), starts)
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cuda:1", 1), ("cuda", None), ("cpu", None), ("auto", None)])

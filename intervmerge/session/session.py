@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search at once; what is told is kept
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints nothing of its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_raylet_start_wait_time_s": "180",  # on a machine whose cores are shared half a minute is not enough
 }
 """Read by Ray when it is imported, in the driver and in every worker; a value that the user has set stands."""
 
@@ -36,6 +35,8 @@ LONGEST_FOLDER = 42
 """Characters of the path of Ray's folder: with what Ray puts below it, a socket's path has 107 at most."""
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Where Ray's folder may lie if the machine's own temporary one is too deep, or cannot be written to."""
+STARTS, SLOW = 3, "timed out during startup"
+"""Ray is started so often where it says this."""
 ANSWER_SECONDS = 5.0
 """So long a cluster has to answer."""
 
@@ -70,18 +71,35 @@ def ray_session(address: str | None, workers: int, gpu: int | None = None) -> It
         else:
             start = partial(start, address=place, runtime_env={"env_vars": ENVIRONMENT})
         with handlers_kept(), seen_alone(gpu):  # Ray's own handler ends in an abort
-            try:
-                start()
-            except Exception as error:
-                words = " ".join(str(error).split())[:300]
-                rule = "Ray starts, or is joined"
-                allowed = "another machine or --address, more room, or the cause mended"
-                raise ConfigError("Ray", f"{type(error).__name__}: {words}", rule, allowed) from error
+            patiently(start, ray.shutdown)
         try:
             yield
         finally:
             with deaf():
                 ray.shutdown()
+
+
+def patiently(start: Callable[[], object], clean: Callable[[], None]) -> None:
+    """Start Ray; its half minute is short on a machine whose cores are shared, so that it has several.
+
+    Args:
+        start: starts or joins it.
+        clean: removes what a failed start left.
+
+    Raises:
+        ConfigError: it cannot be started.
+    """
+    for left in reversed(range(STARTS)):
+        try:
+            start()
+            return
+        except Exception as error:
+            clean()
+            if left and SLOW in str(error):
+                continue
+            words = " ".join(str(error).split())[:300]
+            rule, allowed = "Ray starts, or is joined", "another machine or --address, more room, or the cause mended"
+            raise ConfigError("Ray", f"{type(error).__name__}: {words}", rule, allowed) from error
 
 
 def has_token() -> bool:
