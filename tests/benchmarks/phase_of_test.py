@@ -1,6 +1,6 @@
 """How long the test phase of a study takes quiet, and beside one busy process per core.
 
-    python tests/benchmarks/test_phase.py studies/mini_interventions-mini8 --runs 2
+    python tests/benchmarks/phase_of_test.py studies/mini_interventions-mini8 --runs 2
 
 The study has ended; each run copies it, forgets what was measured on `test`, and lets the same search go on: it
 measures the fronts again, and nothing else. Seconds are those between the first and the last pair of trial and task.
