@@ -180,7 +180,8 @@ def test_what_a_writer_of_a_journal_knows_is_what_a_reader_finds(tmp_path: Path)
                 for seed in (2, 1):
                     study.journal.keep_repeat(record.number, Repeat(seed, scores(chance), {"red": Score(1, 1, 9)}))
             if turn % 6 == 0:
-                study.journal.tell(study.journal.study.ask(), record.repeated(turn), "accuracy")
+                asked = study.journal.study.ask()
+                study.journal.tell(asked, record.repeated(asked.number), "accuracy")
             assert study.journal.records() == Journal(tmp_path).records()
             known, found = study.record, Study(tmp_path).record
             assert known == found
