@@ -37,7 +37,7 @@ def triplets(
     squares, vectors = squares.flip(0), vectors.flip(1)
     kept = int((squares > zero**2 * squares.clamp(min=beside**2)[:1]).sum())
     kept = kept if most is None else min(kept, most)
-    values, right = squares[:kept].sqrt(), vectors[:, :kept]
+    values, right = squares[:kept].sqrt(), vectors[:, :kept].clone()  # a part would keep the whole alive
     return matrix @ right / values, values, right
 
 
