@@ -144,7 +144,7 @@ def test_schema_names_every_key_of_the_shipped_spaces() -> None:
         ("steps: 4", "steps: 4, steps: 5", r"line 3, training\.steps: got the same key again"),
         (SPACE, "", "got an empty file"),
         (SPACE, "- a list", "got a list"),
-        (SPACE, "suite: !!python/object:os.system x", "readable YAML without tags"),
+        (SPACE, "suite: !!python/object:os.system x", "line 1: got the tag .*; values have no tags"),
         (SPACE, "suite: [", "readable YAML"),
     ],
 )
