@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import re
@@ -349,12 +350,12 @@ def test_a_port_in_use_is_refused_before_anything_is_said(capsys: pytest.Capture
 
 def asked(port: int, path: str) -> int | None:
     """The status that a server of this machine answers with; None where there is none."""
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except ConnectionError:
-        return None
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except ConnectionError:
+            return None
 
 
 @pytest.mark.slow
