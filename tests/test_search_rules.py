@@ -227,7 +227,9 @@ def studied(
     folder.mkdir()
     journal = Journal(holding(folder), SAMPLERS["random"](0))
     dearest = sampling.cost_range()[1]
-    take_up(journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder)
+    take_up(
+        journal, settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest), folder, base
+    )
     scores = {name: {task: asdict(Score(correct, correct, 80)) for task in base.suite.task_names}
               for name, correct in (("merged", 10), ("individual", 80))}  # fmt: skip
     journal.note("references/validation", scores)
@@ -426,8 +428,8 @@ def test_growth_is_of_the_hypervolume_and_less_than_a_thousandth_is_none() -> No
     assert not stalled(record_of([0.7, 0.9]), 1)
 
 
-def ended(number: int, state: str) -> Record:
-    return Record(number, state, 0, {}, {}, 5, error=f"Traceback\nOSError: disk {number}\n")  # type: ignore[arg-type]
+def ended(number: int, state: str, kind: str = "OSError") -> Record:
+    return Record(number, state, 0, {}, {}, 5, error=f"Traceback\n{kind}: disk {number}\n")  # type: ignore[arg-type]
 
 
 def test_a_search_stops_if_its_first_trials_all_fail_and_says_why() -> None:
@@ -444,10 +446,19 @@ def test_a_search_stops_if_its_first_trials_all_fail_and_says_why() -> None:
 @pytest.mark.parametrize("good", range(FAILURES))
 def test_one_good_trial_among_the_first_is_enough_to_go_on(good: int) -> None:
     stopping = Stopping(None)
-    for number in range(10):
-        stopping.ended(ended(number, "complete" if number == good else "failed"))
+    for number in range(10):  # the others fail, but not alike
+        stopping.ended(ended(number, "complete" if number == good else "failed", ("OSError", "TypeError")[number % 2]))
     assert stopping.reason(record_of([])) is None
     stopping.check()
+
+
+def test_trials_that_fail_alike_one_after_another_end_a_search_after_a_good_one_too() -> None:
+    stopping = Stopping(None)
+    for number, state in enumerate(["complete", *["failed"] * FAILURES, "complete"]):
+        stopping.ended(ended(number, state))
+    assert "alike" in str(stopping.reason(record_of([])))
+    with pytest.raises(IntervMergeError, match=r"trials 1, 2, 3: got OSError: disk 1; .*; allowed: "):
+        stopping.check()
 
 
 def test_repeats_and_what_is_over_the_budget_are_no_failures() -> None:
