@@ -22,7 +22,7 @@ from intervmerge.session.session import only_gpu, ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
-from intervmerge.study.journal import Journal, held
+from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study, settings_of, take_up
@@ -72,9 +72,9 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
     plan, sampling = prepared.plan, prepared.sampling
     session = partial(ray_session, plan.address, plan.workers or 1, only_gpu(prepared.device))
     with held(prepared.folder), plainly(prepared.folder), Interrupt() as interrupt, ExitStack() as stack:
-        journal = opened(prepared)
-        said = check_trials(prepared, f"--out {prepared.folder}", journal.records())
-        base = known_base(prepared, journal) or named_base(prepared)
+        journal = opened(prepared) if (prepared.folder / JOURNAL).is_file() else None
+        said = check_trials(prepared, f"--out {prepared.folder}", journal.records()) if journal else []
+        base = (known_base(prepared, journal) if journal else None) or named_base(prepared)
         if base is None:
             stack.enter_context(session())
             from intervmerge.search.bases import swept_base  # imports Ray, which reads the session's environment
@@ -85,6 +85,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
         for other in prepared.others:
             check_other(other, settings, base)
             said += check_trials(prepared, f"--warm-start {other.folder}", other.journal.records())
+        journal = journal or opened(prepared)  # a new study begins where nothing is refused
         take_up(journal, settings, prepared.folder, base)
         for words in said:
             watch.phase(words)
