@@ -616,12 +616,13 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
     ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study"
-    out.mkdir()
-    (out / "trials").write_text("in the way")
+    (out / "trials").mkdir(parents=True)
+    for number in range(60):
+        (out / "trials" / str(number)).write_text("in the way")
     Journal(holding(out), SAMPLERS["random"](0))  # a study's folder, not a foreign one
     assert search(command(write(tmp_path / "s.yaml", trials=30), odd_folder, out)) == 1
     captured = capfd.readouterr()
-    assert re.search(r"trials 0, 1, 2: got NotADirectoryError: .*trials.*; allowed: ", captured.err)
+    assert re.search(r"trials \d+, \d+, \d+: got FileExistsError: .*trials.*; allowed: ", captured.err)
     states = [trial.state for trial in load_study(out).record.trials if trial.state != "duplicate"]
     assert set(states) == {"failed"}
     assert FAILURES <= len(states) <= FAILURES + 2
