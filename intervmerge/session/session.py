@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
+from intervmerge.machine import cache_folder
 from intervmerge.session.interrupt import deaf, handlers_kept
 
 ENVIRONMENT = {
@@ -57,6 +58,7 @@ def ray_session(address: str | None, workers: int, gpu: int | None = None) -> It
         os.environ.setdefault(name, value)
     if address is not None and (os.environ.get("RAY_AUTH_TOKEN") or has_token()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself does so for local sessions only
+    give_home()
     import ray
 
     if ray.is_initialized():
@@ -77,6 +79,14 @@ def ray_session(address: str | None, workers: int, gpu: int | None = None) -> It
         finally:
             with deaf():
                 ray.shutdown()
+
+
+def give_home() -> None:
+    """Ray asks for a home when it is imported; a container's user, who has none, is given the folder of our caches."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(cache_folder())
 
 
 def patiently(start: Callable[[], object], clean: Callable[[], None]) -> None:
