@@ -586,7 +586,7 @@ def test_a_study_of_format_1_is_extended_looked_at_again_and_exported(
     assert {trial.circumstances.storage for trial in after.ended[6:]} == {"fp32"}
     again = any(trial.test for trial in after.trials[6:])  # a front that gains nothing needs no further look
     assert (after.looks, after.untested, study.settings["format"]) == (1 + again, {}, FORMAT)
-    assert load_bundle(export(study, path=tmp_path / "model", trial=4).path).tasks
+    assert load_bundle(export(study, path=tmp_path / "model", trial=4).path).classes
     with pytest.raises(ConfigError, match="storage no class stream, but the trials there had fp32"):
         search_plan(plan(old, trials=9, cache_gib=0), Silence())
 
@@ -598,5 +598,9 @@ def test_a_half_study_of_format_1_goes_on_after_its_last_rung(ray_here: None, tm
     assert search(command("half.yaml", out)) == 0
     record = load_study(out).record
     assert record.trials[0].state == "complete"
-    assert record.trials[0].rungs[0] == first.rungs[0]  # not trained again
+    kept, taken = first.rungs[0], record.trials[0].rungs[0]  # not trained again: it has the seconds of then
+    assert (taken.steps, taken.seconds) == (kept.steps, kept.seconds)
+    assert {task: score.correct for task, score in taken.scores.items()} == {
+        task: score.correct for task, score in kept.scores.items()
+    }
     assert len(record.ended) == 2

@@ -35,6 +35,11 @@ class MergedBase:
     """What is computed once for this suite and base: teacher features, tokens."""
 
     @property
+    def former_fingerprint(self) -> str:
+        """What told it where studies and trials of format 1 were written."""
+        return former_fingerprint(self.suite, self.rule, self.settings)
+
+    @property
     def label(self) -> str:
         """The base in words: `ties_sum(density=0.2, scaling=0.3)`."""
         values = ", ".join(f"{name}={value}" for name, value in self.settings.items())

@@ -94,8 +94,9 @@ def rungs(
     engine = engine or bench.engine(config.training, interventions.rows[0][1])
     optimizer = adam(interventions, config.training)
     how = f"{engine.name} {bench.caches.plan.storage} {bench.caches.plan.adapt}"
-    whose = f"{bench.base.fingerprint} {how} {config} {list(interventions.state_by_task())}"
-    measured = [] if folder is None else unfinished.take_up(folder, whose, interventions, optimizer)
+    rest = f"{how} {config} {list(interventions.state_by_task())}"
+    whose, former = f"{bench.base.fingerprint} {rest}", f"{bench.base.former_fingerprint} {rest}"
+    measured = [] if folder is None else unfinished.take_up(folder, (whose, former), interventions, optimizer)
     if folder is not None and measured:
         interventions.save(folder / FILE)  # perhaps of a later rung, or lost
     yield from measured

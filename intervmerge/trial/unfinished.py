@@ -6,7 +6,7 @@ It stays until what came of it is known elsewhere: a trial that is taken up afte
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -46,8 +46,13 @@ def put_aside(
     write_whole(folder / FILE, save(named, metadata))
 
 
-def take_up(folder: Path, identity: str, interventions: Interventions, optimizer: torch.optim.Optimizer) -> list[Rung]:
-    """Restore what `put_aside` wrote for this trial, in place; the rungs measured, none if there is nothing of it."""
+def take_up(
+    folder: Path, identities: Collection[str], interventions: Interventions, optimizer: torch.optim.Optimizer
+) -> list[Rung]:
+    """Restore what `put_aside` wrote for this trial, in place; the rungs measured, none if there is nothing of it.
+
+    `identities` are the trial's, of this version and of those before.
+    """
     try:
         with safe_open(folder / FILE, framework="pt") as file:
             whose, values = json.loads((file.metadata() or {})[KEY])
@@ -55,7 +60,7 @@ def take_up(folder: Path, identity: str, interventions: Interventions, optimizer
             named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError, KeyError, ValueError):
         return []  # killed before the first rung, or no file of ours
-    if whose != identity:
+    if whose not in identities:
         return []
     own = {name.removeprefix("tensors/"): tensor for name, tensor in named.items() if name.startswith("tensors/")}
     interventions.load_state_dict(own)
