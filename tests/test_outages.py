@@ -118,6 +118,7 @@ def test_a_view_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("front.json", "old")]
 
 
+@pytest.mark.slow
 def test_a_search_whose_disk_fills_ends_in_words_and_the_same_command_ends_it(tmp_path: Path) -> None:
     if mounting() is None:
         pytest.skip("NOT INJECTED: no file system can be mounted here, so that no disk was full")

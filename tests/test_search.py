@@ -514,6 +514,7 @@ def test_paper_protocol_adapts_to_the_test_images_and_says_so(odd: Suite) -> Non
     assert len(under(odd, "fair").tasks[0].splits["validation"]) == 40
 
 
+@pytest.mark.slow
 def test_a_study_of_mini8_from_its_shipped_space(ray_here: None, tmp_path: Path) -> None:
     text = (
         shipped()["mini_interventions"].read_text().replace("steps: 100 ", "steps: 6 ").replace("[25, 50, 100]", "[6]")

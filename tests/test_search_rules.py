@@ -646,6 +646,7 @@ def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
     assert len(record.complete) == 2
 
 
+@pytest.mark.slow
 def test_a_search_killed_three_times_computes_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
     before = descendants(os.getpid())
     with world(tmp_path) as study:

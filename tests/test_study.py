@@ -571,6 +571,7 @@ def command(space: str, out: Path, *more: str) -> list[str]:
     return [*given, *more]
 
 
+@pytest.mark.slow
 def test_a_study_of_format_1_is_extended_looked_at_again_and_exported(
     ray_here: None, old: Path, tmp_path: Path
 ) -> None:
@@ -591,6 +592,7 @@ def test_a_study_of_format_1_is_extended_looked_at_again_and_exported(
         search_plan(plan(old, trials=9, cache_gib=0), Silence())
 
 
+@pytest.mark.slow
 def test_a_half_study_of_format_1_goes_on_after_its_last_rung(ray_here: None, tmp_path: Path) -> None:
     out = Path(shutil.copytree(OLD / "half", tmp_path / "half"))
     (first,) = load_study(out).record.trials
