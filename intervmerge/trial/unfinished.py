@@ -49,10 +49,7 @@ def put_aside(
 def take_up(
     folder: Path, identities: Collection[str], interventions: Interventions, optimizer: torch.optim.Optimizer
 ) -> list[Rung]:
-    """Restore what `put_aside` wrote for this trial, in place; the rungs measured, none if there is nothing of it.
-
-    `identities` are the trial's, of this version and of those before.
-    """
+    """Restore in place what `put_aside` wrote under any of these names; the rungs measured, none if there is nothing."""
     try:
         with safe_open(folder / FILE, framework="pt") as file:
             whose, values = json.loads((file.metadata() or {})[KEY])
