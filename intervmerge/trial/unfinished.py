@@ -49,7 +49,7 @@ def put_aside(
 def take_up(
     folder: Path, identities: Collection[str], interventions: Interventions, optimizer: torch.optim.Optimizer
 ) -> list[Rung]:
-    """Restore in place what `put_aside` wrote under any of these names; the rungs measured, none if there is nothing."""
+    """Restore in place what `put_aside` wrote under one of these names; the rungs measured, none without it."""
     try:
         with safe_open(folder / FILE, framework="pt") as file:
             whose, values = json.loads((file.metadata() or {})[KEY])
