@@ -32,7 +32,7 @@ class Clock(Silence):
     """Notes when the fronts on `test` begin and end."""
 
     def __init__(self) -> None:
-        self.began = self.ended = 0.0
+        self.first = self.last = 0.0
         self.pairs = 0
 
     def progress(self, phase: str, done: int, total: int) -> None:
@@ -40,8 +40,8 @@ class Clock(Silence):
         if phase.startswith("the fronts on test"):
             self.pairs = total
             if done == 0:
-                self.began = time.monotonic()
-            self.ended = time.monotonic()
+                self.first = time.monotonic()
+            self.last = time.monotonic()
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def seconds(study: Path, space: Path, beside: int) -> tuple[float, float, int]:
         with busy(beside):
             run_search(space, suite=settings["suite_path"], out=folder, trials=settings["search"]["trials"],
                        watch=clock)  # fmt: skip
-        return clock.ended - clock.began, time.monotonic() - began, clock.pairs
+        return clock.last - clock.first, time.monotonic() - began, clock.pairs
 
 
 def main() -> None:
