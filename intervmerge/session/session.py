@@ -28,9 +28,12 @@ ENVIRONMENT = {
 }
 """Read by Ray when it is imported, in the driver and in every worker; a value that the user has set stands."""
 
-LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""For a session on this machine alone: Ray's servers then listen on 127.0.0.1, as they always do on those systems;
-elsewhere Ray takes 127.0.0.1 for a mistake and listens on every address."""
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its servers then listen on 127.0.0.1, as always on those systems;
+    # elsewhere Ray takes 127.0.0.1 for a mistake and listens on every address
+    "RAY_worker_niceness": "0",  # Ray's own 15 leaves a worker a twentieth of a core that anything else wants too
+}
+"""For a session on this machine alone."""
 
 LONGEST_FOLDER = 42
 """Characters of the path of Ray's folder: with what Ray puts below it, a socket's path has 107 at most."""
