@@ -483,8 +483,23 @@ def test_a_missing_file_is_refused(broken: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bundle\.json: got .*No such file.*a bundle is a folder with this file"):
+    with pytest.raises(ConfigError, match=r"bundle\.json: got no such file; .*a bundle is a folder with this file"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "readable JSON"),
+        ("[]", "keys and values"),
+        ('{"version": 1, "version": 2}', "a key stands once"),
+        ("[" * 100_000, "readable JSON"),
+    ],
+)
+def test_a_manifest_that_is_no_json_is_refused(broken: Path, text: str, said: str) -> None:
+    (broken / "bundle.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"bundle\.json.*{said}"):
+        load_bundle(broken)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import errno
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -386,6 +388,28 @@ def test_an_address_of_nobody_is_refused_within_seconds(address: str, message: s
     with pytest.raises(ConfigError, match=message), joined(address):
         pass
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n", b"", b"\0\0"])
+def test_an_address_of_another_kind_of_server_is_refused_within_seconds(answer: bytes) -> None:
+    def serve(server: socket.socket) -> None:
+        line, _ = server.accept()
+        with line:
+            line.recv(1024)
+            line.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="something else than Ray listens there"), joined(address):
+            pass
+
+
+def test_an_address_that_takes_calls_and_says_nothing_is_refused_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="timed out"), joined(address):
+            pass
 
 
 def test_auto_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

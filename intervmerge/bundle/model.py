@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -21,7 +20,7 @@ from intervmerge.files import sha256_of
 from intervmerge.interventions import Interventions
 from intervmerge.machine import find_device
 from intervmerge.records.scores import Score, accuracy
-from intervmerge.settings import read_settings, settings
+from intervmerge.settings import read_json, read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, zero_shot
@@ -251,11 +250,10 @@ def _check_fit(interventions: Interventions, file: BundleFile, path: Path) -> No
 
 
 def _read(path: Path) -> BundleFile:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(path, str(error), "a bundle is a folder with this file", "what `export` wrote") from error
-    version = values.get("version") if isinstance(values, dict) else None
+    if not path.is_file():
+        raise ConfigError(path, "no such file", "a bundle is a folder with this file", "what `export` wrote")
+    values = read_json(path)
+    version = values.get("version")
     if type(version) is not int or not min(UPGRADES) <= version <= BUNDLE:
         rule = "this intervmerge reads its own format and older ones"
         raise ConfigError(f"{path}, version", repr(version), rule, f"{min(UPGRADES)} to {BUNDLE}")

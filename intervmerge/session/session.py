@@ -43,6 +43,10 @@ STARTS, SLOW = 3, "timed out during startup"
 """Ray is started so often where it says this."""
 ANSWER_SECONDS = 5.0
 """So long a cluster has to answer."""
+FRAME, SETTINGS = 9, 4
+"""Bytes of the head of an HTTP/2 frame, and its fourth one where it is SETTINGS: so Ray greets (RFC 9113, 3.4)."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
+"""And so its clients do."""
 
 
 @contextmanager
@@ -185,10 +189,23 @@ def joined(address: str) -> Iterator[str]:
     if "://" in found or not host or not port.isdecimal():
         raise ConfigError("--address", repr(found), "it is where Ray's head listens", "HOST:PORT, or auto")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as line:
+            _greet(line)
     except (OSError, OverflowError) as error:
         raise ConfigError("--address", f"{found} ({error})", rule, allowed) from error
     yield found
+
+
+def _greet(line: socket.socket) -> None:
+    """Refuse, as an OSError, what answers otherwise than Ray's head would: Ray itself would ask on without end."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
+        return  # what is said there is for Ray alone
+    line.sendall(GREETING)
+    answer = b""
+    while len(answer) < FRAME and (more := line.recv(FRAME - len(answer))):
+        answer += more
+    if len(answer) < FRAME or answer[3] != SETTINGS:
+        raise ConnectionError("something else than Ray listens there")
 
 
 def resolved(address: str, environment: Mapping[str, str]) -> str:
