@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -558,3 +559,13 @@ def test_im_merge_takes_such_a_rule_as_any_other(odd: Suite) -> None:
     assert base.label.startswith("regmean(images=20, off_diagonal=0.95")
     with pytest.raises(ConfigError, match=r"rule: got 'regmeann'.*regmean \(did you mean it\?\)"):
         im.merge(odd, "regmeann")
+
+
+def test_the_longest_unused_bases_go_when_there_is_no_room_and_the_last_one_stays(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(bytes(10))
+        os.utime(path, (0, 100 - number))  # the first was used last
+    for most, left in [(40, 4), (39, 3), (20, 2), (0, 1)]:
+        by_images.make_room(tmp_path, most)
+        assert sorted(path.stem for path in tmp_path.iterdir()) == [str(number) for number in range(left)]

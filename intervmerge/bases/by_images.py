@@ -7,7 +7,9 @@ read, the method and all its settings.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from intervmerge.suites.suite import Suite
 
 VERSION = 1
 """Of what the methods compute; another one makes every base anew."""
+MOST_BYTES = 16 * 2**30
+"""Of bases that are kept; the longest unused ones go."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,19 @@ def make(
         with locked(path.with_suffix(".lock")):  # one process computes, the others wait for it
             if not path.exists():
                 _write(path, Work(suite, pixels, chosen, where, progress), name)
+    os.utime(path)
+    make_room(folder, MOST_BYTES)
     progress(1.0)
     return _open(path, suite, name, chosen)
+
+
+def make_room(folder: Path, most: int) -> None:
+    """Remove the longest unused bases of a folder until the others, and at least the last one, have `most` bytes."""
+    found = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
+    sizes = itertools.accumulate(path.stat().st_size for path in found)
+    for path, bytes_so_far in list(zip(found, sizes, strict=True))[1:]:
+        if bytes_so_far > most:  # who has mapped it keeps it
+            path.unlink(missing_ok=True)
 
 
 def _read(name: str, settings: Mapping[str, Any]) -> FromImages:
