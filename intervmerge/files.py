@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -100,25 +100,43 @@ def sha256_of(path: Path, kept: Path | None = None) -> str:
     Raises:
         OSError: the file cannot be read. A folder of hashes that cannot be written to costs time alone.
     """
-    if kept is None:
-        return _hashed(path)
-    state = _state(path)
-    note = kept / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    return _hashed(path) if kept is None else hash_kept(path, kept, lambda: _hashed(path))
+
+
+def hash_kept(path: Path, kept: Path, compute: Callable[[], str], what: str = "") -> str:
+    """A hash of something in a file, computed once for as long as the file stays the same.
+
+    Args:
+        path: the file.
+        kept: folder of hashes computed before; one is used for as long as the file's size, times and inode stay.
+        compute: the hash.
+        what: of the file's content is hashed; nothing for all of it.
+
+    Raises:
+        OSError: the file cannot be read. A folder of hashes that cannot be written to costs time alone.
+    """
+    state = state_of(path)
+    named = os.fsencode(path.resolve()) + (b"\0" + what.encode() if what else b"")
+    note = kept / f"{hashlib.sha256(named).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_text(encoding="utf-8"))
         if known["state"] == state:
             return str(known["sha256"])
-    found = _hashed(path)
+    found = compute()
     settled = time.time_ns() - max(state[1:3]) > FRESH_SECONDS * 1e9
-    if settled and _state(path) == state:
+    if settled and state_of(path) == state:
         with contextlib.suppress(OSError):
             kept.mkdir(parents=True, exist_ok=True)
             write_whole(note, json.dumps({"path": str(path), "state": state, "sha256": found}).encode())
     return found
 
 
-def _state(path: Path) -> list[int]:
-    """What changes when a file is written to: size, when content and inode changed, inode."""
+def state_of(path: Path) -> list[int]:
+    """What changes when a file is written to: size, when content and inode changed, inode.
+
+    Raises:
+        OSError: the file cannot be found.
+    """
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 

@@ -138,7 +138,8 @@ def _pixels(suite: Suite, name: str, chosen: FromImages) -> dict[str, Tensor]:
 def _key(suite: Suite, pixels: Mapping[str, Tensor], name: str, chosen: FromImages) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, suite.fingerprint, name, _plain(chosen)], sort_keys=True).encode())
     for task, images in sorted(pixels.items()):
-        digest.update(task.encode() + images.contiguous().numpy().tobytes())
+        digest.update(task.encode())
+        digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
 

@@ -20,7 +20,7 @@ def swept_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) ->
 
     def sweep() -> list[Candidate]:
         staff = roster_of(prepared)
-        with staff.crew(share(first), check) as crew:
+        with staff.crew(share(first, here=prepared.plan.address is None), check) as crew:
             crew.sit(staff.seat, teachers(crew, suite, ("validation",), watch.progress))
             scores = swept(crew, CANDIDATES, watch.progress)
         return [Candidate(rule, settings, own) for (rule, settings), own in zip(CANDIDATES, scores, strict=True)]

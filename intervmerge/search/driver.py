@@ -68,7 +68,7 @@ class Driver:
         self._plan, self._sampling, self._suite = prepared.plan, prepared.sampling, base.suite
         self._study, self._watch, self._interrupt = study, watch, interrupt
         self._roster = roster_of(prepared)
-        self._base = share(base)
+        self._base = share(base, here=prepared.plan.address is None)
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}

@@ -52,9 +52,24 @@ def compact(tensor: Tensor) -> Tensor:
     return half if torch.equal(half.float(), tensor) else tensor
 
 
-def share(base: MergedBase) -> Any:
-    """Put a base, its suite's images and weights into the object store; workers `ray.get` it without copies."""
-    return put(replace(base, suite=shared_suite(base.suite)))
+def share(base: MergedBase, here: bool = False) -> Any:
+    """Put a base, its suite's images and weights into the object store; workers `ray.get` it without copies.
+
+    Args:
+        base: the base.
+        here: whether all workers are on this machine: then images that are mapped from a file are mapped by them too,
+            from there, and are not in the object store.
+    """
+    suite = shared_suite(base.suite)
+    return put(replace(base, suite=suite if here else carried(suite)))
+
+
+def carried(suite: Suite) -> Suite:
+    """The same suite whose images travel, whether or not they are mapped from a file here."""
+    tasks = (replace(t, splits={name: split.carried() for name, split in t.splits.items()}) for t in suite.tasks)
+    moved = replace(suite, tasks=tuple(tasks))
+    moved.__dict__["hashes"] = suite.hashes  # as in shared_suite
+    return moved
 
 
 def put(value: Any) -> Any:

@@ -7,13 +7,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from intervmerge.errors import lookup
-from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite, Task
 
 
 def _paper(task: Task) -> Task:
     test = task.splits["test"]
-    return replace(task, splits={"adapt": Split(test.pixels, None), "validation": test, "test": test})
+    return replace(task, splits={"adapt": replace(test, labels=None), "validation": test, "test": test})
 
 
 PROTOCOLS: Mapping[str, Callable[[Task], Task]] = MappingProxyType({"fair": lambda task: task, "paper": _paper})

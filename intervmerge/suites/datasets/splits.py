@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from intervmerge.errors import ConfigError
+import torch
+
+from intervmerge.errors import ConfigError, nearest
+from intervmerge.seeding import generator
 from intervmerge.settings import settings
+from intervmerge.suites.datasets.sources.source import official
 
 
 @settings
@@ -52,3 +58,93 @@ class SplitRule:
         limits = {split: getattr(self, f"limit_{split}") for split in ("adapt", "validation", "test")}
         said = [f"{most:,} of {split}" for split, most in limits.items() if most is not None]
         return f"at most {', '.join(said)} images a task" if said else ""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images of one official part, for one purpose."""
+
+    part: str
+    numbers: Sequence[int]
+    """Of the images, in their part; ascending."""
+
+
+def chosen(rule: SplitRule, parts: Mapping[str, Sequence[int]], where: object) -> dict[str, Chosen]:
+    """Which images are for what, by split.
+
+    Args:
+        rule: the rule.
+        parts: labels of the images of each official part.
+        where: the data set, for errors.
+
+    Raises:
+        ConfigError: a part is not there, or cannot be told by its name; or a split would be empty.
+    """
+    train = _part(parts, rule.train, ("train",), "train", where)
+    test = _part({n: v for n, v in parts.items() if n != train}, rule.test, ("test", "validation"), "test", where)
+    left = [name for name in official(parts, "validation") if name not in (train, test)]
+    whole = range(len(parts[train]))
+    if rule.validation_from == "official" and left:
+        validation = Chosen(left[0], range(len(parts[left[0]])))
+    else:
+        count = min(round(rule.validation * len(whole)), rule.most_validation)
+        validation = Chosen(train, drawn(rule, whole, parts[train], count, "validation"))
+    taken = set(validation.numbers) if validation.part == train else set()
+    found = {
+        "adapt": Chosen(train, [number for number in whole if number not in taken]),
+        "validation": validation,
+        "test": Chosen(test, range(len(parts[test]))),
+    }
+    for split, row in found.items():
+        most = getattr(rule, f"limit_{split}")
+        if most is not None and most < len(row.numbers):
+            found[split] = Chosen(row.part, drawn(rule, row.numbers, parts[row.part], most, f"limit {split}"))
+        if not len(row.numbers):
+            got = f"{len(whole)} images in {train}, and none left for {split}"
+            raise ConfigError(where, got, "every split has images", "a larger part, or another share for validation")
+    return found
+
+
+def _part(
+    parts: Mapping[str, Sequence[int]], named: str | None, purposes: Sequence[str], setting: str, where: object
+) -> str:
+    """The part of this name, or the one whose name says its purpose, the first purpose that has one."""
+    if named is not None:
+        if named in parts:
+            return named
+        raise ConfigError(
+            f"{where}, {setting}", repr(named), "it is another of the official parts", nearest(named, parts)
+        )
+    for purpose in purposes:
+        found = official(parts, purpose)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    got = f"the parts {', '.join(parts) or 'none'}"
+    raise ConfigError(where, got, f"one of them is named {' or '.join(purposes)}", f"{setting}: the name of one")
+
+
+def drawn(rule: SplitRule, numbers: Sequence[int], labels: Sequence[int], count: int, purpose: str) -> list[int]:
+    """So many of these images, ascending.
+
+    Args:
+        rule: how, and the seed.
+        numbers: of images.
+        labels: of all images of their part.
+        count: how many.
+        purpose: another word draws others.
+    """
+    groups: dict[int, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(labels[number] if rule.draw == "stratified" else 0, []).append(number)
+    exact = {group: count * len(members) / len(numbers) for group, members in groups.items()}
+    shares = {group: int(share) for group, share in exact.items()}
+    dearest = sorted(groups, key=lambda group: (shares[group] - exact[group], group))
+    for group in dearest[: count - sum(shares.values())]:  # largest remainder
+        shares[group] += 1
+    found = []
+    for group, members in groups.items():
+        order = torch.randperm(len(members), generator=generator(rule.seed, purpose, group))
+        found += [members[at] for at in order[: shares[group]].tolist()]
+    return sorted(found)

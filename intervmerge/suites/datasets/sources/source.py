@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+
+from intervmerge.files import state_of
+
+OFFICIAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "train": ("train", "training"),
+        "validation": ("validation", "val", "valid", "dev"),
+        "test": ("test", "testing"),
+    }
+)
+"""What an official part is for, and how data sets call it."""
 
 
 class Images(Protocol):
@@ -27,7 +39,7 @@ class Images(Protocol):
         """What a user finds an image by: its file, or its row in a file."""
 
     def state(self, number: int) -> object:
-        """What changes, in its text, when the image on disk is another."""
+        """What prints otherwise once the image on disk has changed."""
 
     def take(self, numbers: Sequence[int]) -> Images:
         """These images alone."""
@@ -56,3 +68,16 @@ class Source:
     """Names of the classes, as this data set writes them, in the order of its labels."""
     parts: Mapping[str, Part]
     """Its official parts, by the names that they have on disk: train, test, val ..."""
+
+
+def official(names: Iterable[str], purpose: str) -> list[str]:
+    """Those of the names of parts that say they are for a purpose: `Training` is for train."""
+    return [name for name in names if name.lower() in OFFICIAL[purpose]]
+
+
+def file_state(path: Path) -> list[int] | None:
+    """What changes when a file is written to; None where it cannot be found."""
+    try:
+        return state_of(path)
+    except OSError:
+        return None
