@@ -17,10 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
 from faults import is_zombie
+from odd_suite import SHAPE
 from ray.exceptions import ObjectLostError, RayTaskError
 from ray.tune.utils.util import flatten_dict
 
@@ -45,7 +47,8 @@ from intervmerge.session.session import (
     ray_session,
     seen_alone,
 )
-from intervmerge.suites.suite import Suite
+from intervmerge.suites.datasets.arrow import read_images, write_mapped
+from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.run import Bench
 from intervmerge.watchdog.faults import fault_of
 from intervmerge.watchdog.nodes import LONGEST_SECONDS, REST_SECONDS, Nodes
@@ -325,6 +328,37 @@ def test_a_crew_does_every_call_once_in_processes_of_one_thread(crew: Crew) -> N
     assert all(call == (number,) for call, (number, _, _) in found.items())
     assert {threads for _, _, threads in found.values()} == {1}
     assert os.getpid() not in {pid for _, pid, _ in found.values()}
+
+
+@ray.remote(num_cpus=0)
+def homes(base: MergedBase) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """By task and split: the fingerprint of its images, and the rights and file of what they are mapped to here."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    found = {}
+    for task in base.suite.tasks:
+        for name, split in task.splits.items():
+            for span, rights, _, _, _, *file in lines:
+                start, end = (int(part, 16) for part in span.split("-"))
+                if start <= split.pixels.data_ptr() < end:
+                    found[task.name, name] = (split.fingerprint, rights[:3], file[0] if file else "")
+    return found
+
+
+def test_images_that_lie_in_a_file_are_mapped_from_there_by_every_process(ray_here: None, broken_folder: Path) -> None:
+    for path in (broken_folder / "images").iterdir():
+        splits = read_images(path, SHAPE.image_size)
+        labels = {name: np.zeros(len(s)) if s.labels is None else s.labels.numpy() for name, s in splits.items()}
+        content = {name: (split.pixels.numpy(), labels[name].astype(np.int64)) for name, split in splits.items()}
+        write_mapped(path, content, {})
+    suite = load_suite(broken_folder)
+    base = merge(suite, "task_arithmetic", scaling=0.3)
+    mapped, moved = ray.get([homes.remote(share(base, here=True)), homes.remote(share(base))], timeout=120)
+    for task in suite.tasks:
+        for name, split in task.splits.items():
+            where = str((broken_folder / f"images/{task.name}.arrow").resolve())
+            assert mapped[task.name, name] == (split.fingerprint, "r--", where)
+            assert moved[task.name, name][0] == split.fingerprint
+            assert moved[task.name, name][2] != where
 
 
 def test_after_an_error_of_the_machine_another_process_does_it(crew: Crew, tmp_path: Path) -> None:
