@@ -389,6 +389,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         lambda f: put(f / "test/1.png", 0, 0),
         r"lie in no folder of a class: test/1\.png",
     ),
+    "fewer names than classes": (
+        "Cars",
+        lambda f: savemat(f / "stanford_cars/devkit/cars_meta.mat", {"class_names": np.array(["A", "B"], object)}),
+        r"3 labels such as 2|6 labels such as 2",
+    ),
     "two sets": (
         "GTSRB",
         lambda f: (f / "gtsrb/GTSRB/Final_Training/Images").mkdir(parents=True),
@@ -412,7 +417,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a label that is no class": (
         "webdataset",
         lambda f: spoil(f, "classnames.txt", b"zero\none\n"),
-        r"label 2; .*0\.\.1",
+        r"labels such as 2; .*0\.\.1",
     ),
 }
 
@@ -424,6 +429,14 @@ def test_a_damaged_data_set_is_refused(tmp_path: Path, damage: str) -> None:
     spoilt(tmp_path)
     with pytest.raises(SuiteError, match=message):
         open_source(tmp_path)
+
+
+def test_images_that_are_fewer_than_labels_are_refused_when_they_are_read(tmp_path: Path) -> None:
+    svhn(tmp_path)
+    pixels, labels = squares("test")
+    savemat(tmp_path / "test_32x32.mat", {"X": pixels[:-1].transpose(1, 2, 3, 0), "y": labels[:, None]})
+    with pytest.raises(SuiteError, match=r"test_32x32\.mat: got 8 images"):
+        decode(open_source(tmp_path), tmp_path / "a.arrow", SIZE)
 
 
 # ---- splits

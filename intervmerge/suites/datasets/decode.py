@@ -14,8 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from intervmerge.disk import refusal
-from intervmerge.errors import ConfigError, IntervMergeError, SuiteError
+from intervmerge.errors import ConfigError, DiskError, IntervMergeError, SuiteError
 from intervmerge.files import locked, write_whole
 from intervmerge.suites.datasets.arrow import read_record, write_mapped
 from intervmerge.suites.datasets.pieces import Pieces
@@ -98,7 +97,8 @@ def decode(
                 _write(path, source, rule, splits, record)
             shutil.rmtree(folder)
     except OSError as error:
-        raise refusal(path, error) from error
+        got, rule = f"{type(error).__name__}: {error}", "images are decoded into a file, beside which pieces are kept"
+        raise DiskError(path, got, rule, "room, and a folder open to you; the same again goes on from here") from error
     found = read_decoded(path)
     if found.corrupt:
         logging.getLogger(__name__).warning("%s: left out %s", source.folder, named(found.corrupt))

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from intervmerge.errors import SuiteError
 from intervmerge.suites.datasets.sources.source import file_state
+
+WHOLE = "the file as its authors publish it"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,13 @@ class Arrays:
 
     @cached_property
     def _whole(self) -> np.ndarray:
-        return self.opened(self.path)
+        try:
+            found = self.opened(self.path)
+        except Exception as error:  # a damaged file fails in many ways
+            raise SuiteError(self.path, f"{type(error).__name__}: {error}", "its images are whole", WHOLE) from error
+        if len(found) <= max(self.numbers):
+            raise SuiteError(self.path, f"{len(found)} images", "a label is of an image", WHOLE)
+        return found
 
     def read(self, number: int) -> np.ndarray:
         """See Images."""

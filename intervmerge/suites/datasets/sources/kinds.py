@@ -65,11 +65,21 @@ def open_source(folder: str | Path) -> Source:
             here, names = inner, _recognised(inner)
         if len(names) != 1:
             raise _refusal(given, here, names)
-        return KINDS[names[0]].read(here)
+        return _checked(KINDS[names[0]].read(here))
     except InputError:
         raise
     except DAMAGED as error:
         raise SuiteError(here, f"{type(error).__name__}: {error}", "it is a whole data set", _layouts()) from error
+
+
+def _checked(source: Source) -> Source:
+    """The same data set, of whose labels each is a class."""
+    for name, part in source.parts.items():
+        wrong = [label for label in part.labels if not 0 <= label < len(source.classes)]
+        if wrong:
+            got = f"{len(wrong)} labels such as {wrong[0]}"
+            raise SuiteError(f"{source.folder}, {name}", got, "a label is a class", f"0..{len(source.classes) - 1}")
+    return source
 
 
 def _recognised(folder: Path) -> list[str]:

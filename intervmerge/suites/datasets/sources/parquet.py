@@ -161,10 +161,7 @@ def _classes(folder: Path, tables: Mapping[Path, Table]) -> tuple[str, ...]:
     if len({type(label) for label in labels}) != 1:
         raise SuiteError(folder, "no labels, or numbers and texts", "labels are of one type", "numbers, or texts")
     numbers = [label for label in labels if isinstance(label, int)]
-    names = named.pop() or tuple(map(str, range(1 + max(numbers)) if numbers else sorted(map(str, labels))))
-    if wrong := [label for label in numbers if not 0 <= label < len(names)]:
-        raise SuiteError(folder, f"the label {wrong[0]}", "a label is a class", f"0..{len(names) - 1}")
-    return names
+    return named.pop() or tuple(map(str, range(1 + max(numbers)) if numbers else sorted(map(str, labels))))
 
 
 def read(folder: Path) -> Source:
@@ -176,13 +173,11 @@ def read(folder: Path) -> Source:
     files = _parts(folder)
     tables = {path: _table(path) for paths in files.values() for path in paths}
     classes = _classes(folder, tables)
-    number: dict[int | str, int] = {
-        **{name: at for at, name in enumerate(classes)},
-        **{at: at for at in range(len(classes))},
-    }
+    number = {name: label for label, name in enumerate(classes)}
     parts = {}
     for part, paths in files.items():
         rows = [Row(at, *row) for at, path in enumerate(paths) for row in tables[path].rows]
-        labels = [number[label] for path in paths for label in tables[path].labels]
+        found = [label for path in paths for label in tables[path].labels]
+        labels = [number[label] if isinstance(label, str) else label for label in found]
         parts[part] = Part(Rows(paths, tables[paths[0]].column, rows), labels)
     return Source(NAME, folder, classes, parts)

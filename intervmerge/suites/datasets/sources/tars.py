@@ -89,14 +89,11 @@ def read(folder: Path) -> Source:
     """The data set; of its files only heads and labels are read.
 
     Raises:
-        SuiteError: a key without image or label, or a label that is no class.
+        SuiteError: a key without image or label.
     """
     classes = tuple((folder / NAMES).read_text(encoding="utf-8").splitlines())
     found: dict[str, list[tuple[Member, int]]] = {}
     for path in _files(folder):
         found.setdefault(path.parent.name, []).extend(_listed(path))
-    for part, rows in found.items():
-        if wrong := [label for _, label in rows if not 0 <= label < len(classes)]:
-            raise SuiteError(f"{folder}, {part}", f"label {wrong[0]}", "a label is a class", f"0..{len(classes) - 1}")
     parts = {part: Part(Members([at for at, _ in rows]), [label for _, label in rows]) for part, rows in found.items()}
     return Source(NAME, folder, classes, parts)
