@@ -63,6 +63,10 @@ class TaskFile:
     """Where the images come from."""
     licence: str = ""
     """Under which licence the images may be passed on."""
+    dataset: str = ""
+    """The data set of the literature that it is, such as `sun397`; `suite check` compares with what is published."""
+    limited: str = ""
+    """What was left out of the data set's images on purpose; said beside every figure."""
 
 
 @settings
@@ -86,6 +90,11 @@ class SuiteFile:
     """Hash of every file named above; `suite check` verifies them."""
     built_with: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that made the suite."""
+
+    @property
+    def caption(self) -> str:
+        """What must stand beside every figure made with this suite, in lines."""
+        return "\n".join(filter(None, [self.note, f"checkpoints: {self.checkpoint_family}"]))
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
