@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from intervmerge.cli import export, merge, report, space, suite, trial, ui
+from intervmerge.cli.models import finetune
 from intervmerge.cli.program import Parser, ended
 
 COMMANDS = {
@@ -16,6 +17,7 @@ COMMANDS = {
     "export": export,
     "space": space,
     "suite": suite,
+    "finetune": finetune,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 SPLITS = ("adapt", "validation", "test")
 """What each split is for: training without labels; choosing; the final report, read once."""
+OPTIONAL = ("train",)
+"""Splits that a suite may lack: labelled images to fine-tune on."""
 
 
 @dataclass(frozen=True)

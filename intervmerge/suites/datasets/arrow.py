@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from intervmerge.errors import SuiteError
-from intervmerge.suites.images import SPLITS, Split
+from intervmerge.suites.images import OPTIONAL, SPLITS, Split
 
 
 def write_images(path: Path, splits: dict[str, Split]) -> None:
@@ -48,7 +48,7 @@ def _table(splits: dict[str, Split], schema: pa.Schema) -> pa.Table:
 
 
 def read_images(path: Path, image_size: int) -> dict[str, Split]:
-    """The splits of one task, every one of SPLITS present and not empty.
+    """The splits of one task: every one of SPLITS, present and not empty, and those of OPTIONAL that are there.
 
     Raises:
         SuiteError: the file is not such an Arrow file, or images have another size, or a split is missing.
@@ -60,7 +60,8 @@ def read_images(path: Path, image_size: int) -> dict[str, Split]:
         got = f"{images.null_count} images, {flat.null_count} pixels and {names.null_count} splits that are null"
         raise SuiteError(path, got, "an image has all its pixels, and a split", "no nulls but labels of adapt")
     pixels = flat.to_numpy().reshape(-1, 3, image_size, image_size)
-    return {name: _split(path, name, pixels, labels, np.flatnonzero(found == name)) for name in SPLITS}
+    present = (*SPLITS, *(name for name in OPTIONAL if (found == name).any()))
+    return {name: _split(path, name, pixels, labels, np.flatnonzero(found == name)) for name in present}
 
 
 def _columns(path: Path, image_size: int) -> list[Any]:
@@ -94,7 +95,7 @@ COLUMNS: Mapping[str, tuple[Callable[[pa.DataType, int], bool], str]] = MappingP
     {
         "image": (_of_bytes, "fixed_size_list<item: uint8>[{bytes}], 3 x {size} x {size} bytes an image"),
         "label": (lambda kind, _: pa.types.is_integer(kind), "whole numbers: int8 to int64, uint8 to uint64"),
-        "split": (_of_text, "text, or a dictionary of text: adapt, validation, test"),
+        "split": (_of_text, "text, or a dictionary of text: adapt, validation, test, train"),
     }
 )
 """Column to whether a type fits, and which does."""
