@@ -24,7 +24,7 @@ DOORS = {
     "mlflow": ("views/runs.py", "bundle/"),
     "open_clip": ("suites/", "training/", "suite_build/"),
     "torchvision": ("suites/", "training/", "suite_build/"),
-    "PIL": ("suite_build/",),
+    "PIL": ("suites/datasets/preprocess.py", "suite_build/", "bundle/"),
     "skimage": ("suite_build/",),
     "fontTools": ("suite_build/",),
     "mlxtend": ("suite_build/",),

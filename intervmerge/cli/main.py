@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from intervmerge.cli import export, merge, report, space, suite, trial, ui
-from intervmerge.cli.models import finetune
+from intervmerge.cli.models import finetune, predict
 from intervmerge.cli.program import Parser, ended
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "report": report,
     "ui": ui,
     "export": export,
+    "predict": predict,
     "space": space,
     "suite": suite,
     "finetune": finetune,
