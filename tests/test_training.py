@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,21 +23,25 @@ from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.datasets.arrow import read_images, write_images
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.images import Split
+from intervmerge.suites.readers.canonical import Target
 from intervmerge.suites.readers.lora import apply
+from intervmerge.suites.readers.table import read_checkpoint
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.training.checkpoint import Checkpoint
 from intervmerge.training.finetune import finetune
 from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy, shifted
 from intervmerge.training.loop import Batch, fit
+from intervmerge.training.methods.adapter import write_adapter
 from intervmerge.training.methods.linearized import Linearized
 from intervmerge.training.methods.lora import PARTS, Lora, LoraOptions
-from intervmerge.training.methods.student import Student, Whole
+from intervmerge.training.methods.student import Draw, Student, Surroundings, Whole
 from intervmerge.training.methods.table import METHODS
+from intervmerge.training.methods.tau_jp import TauJp, change
 from intervmerge.training.recipe import ALLOWED, Recipe
 
 PICO = Architecture(image_size=16, patch_size=8, width=12, blocks=2, heads=2, features=6)
 RECIPE = Recipe(steps=12, batch=16, learning_rate=1e-3, label_smoothing=0.1, shift=1)
-OPTIONS = {"lora": {"rank": 4}}
+OPTIONS: dict[str, dict[str, Any]] = {"lora": {"rank": 4}, "tau_jp": {"images": 4}}
 """Of methods, where they are not the defaults."""
 
 
@@ -216,9 +221,14 @@ def test_images_have_the_split_train_if_they_were_written_with_it(train: bool, t
 # ---------------------------------------------------------------------------------------------------- ways to fine-tune
 
 
-def student(method: str, encoder: Encoder | None = None, **options: object) -> Student:
+def student(
+    method: str,
+    encoder: Encoder | None = None,
+    others: Sequence[Draw] = (lambda n, _: drawn(n, 3, 16, 16),),
+    **own: Any,
+) -> Student:
     row = METHODS[method]
-    return row.build((encoder or pico()).requires_grad_(False), row.options(**options), 3)
+    return row.build((encoder or pico()).requires_grad_(False), row.options(**own), Surroundings(3, others))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -300,6 +310,20 @@ def test_loras_update_kept_apart_and_added_is_its_state() -> None:
     torch.testing.assert_close(found(images), Encoder(PICO).load(added).features(images), atol=1e-5, rtol=1e-4)
 
 
+def test_lora_kept_apart_in_a_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
+    found = student("lora", rank=3, alpha=7.0, parts="k+out")
+    assert isinstance(found, Lora)
+    with torch.no_grad():
+        for b in found.b:
+            b.copy_(drawn(*b.shape))
+    write_adapter(found, tmp_path)
+    read = read_checkpoint(tmp_path, Target(PICO, dict(pico().tower.state_dict())))
+    assert read.format == "peft_lora"
+    assert len(read.low_rank) == len(found.pairs())
+    for name, weight in found.state().items():
+        torch.testing.assert_close(read.state[name], weight)
+
+
 def test_lora_trains_its_pairs_alone() -> None:
     found = student("lora", rank=2, parts="q+k")
     trained = sum(weight.numel() for weight in found.parameters() if weight.requires_grad)
@@ -319,6 +343,68 @@ def test_lora_trains_its_pairs_alone() -> None:
 def test_options_of_lora_that_fit_nothing_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         student("lora", **options)
+
+
+def constant(*offsets: float) -> list[Draw]:
+    """Tasks, each of one image only; so that what is drawn is known."""
+    return [lambda n, _, o=o: (drawn(3, 16, 16) + o).expand(n, -1, -1, -1) for o in offsets]  # type: ignore[misc]
+
+
+def with_change(found: Student, tau: float) -> TauJp:
+    assert isinstance(found, TauJp)
+    with torch.no_grad():
+        for number, weight in enumerate(found.change.parameters()):
+            weight.copy_(tau * drawn(*weight.shape, seed=number))
+    return found
+
+
+def a_batch(step: int) -> Batch:
+    return Batch(step, torch.zeros(0).long(), torch.Generator())
+
+
+def test_the_penalty_is_the_length_of_what_changes_to_first_order_and_no_square_of_it() -> None:
+    images = drawn(3, 3, 16, 16)
+    one, two = (with_change(student("tau_jp"), tau) for tau in (0.01, 0.02))
+    expected = (one(images) - pico().features(images)).norm(dim=1).mean()
+    torch.testing.assert_close(change(one, images), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(change(two, images), 2 * change(one, images))
+
+
+def test_other_tasks_take_turns_and_strictly_all_are_meant() -> None:
+    others = constant(0.0, 0.5, -1.0)
+    in_turn = with_change(student("tau_jp", others=others, strength=0.3), 0.01)
+    strict = with_change(student("tau_jp", others=others, strength=0.3, strict=True), 0.01)
+    with torch.no_grad():
+        each = [0.3 * float(change(in_turn, draw(2, torch.Generator()))) for draw in others]
+        found = [float(in_turn.penalty(a_batch(step))) for step in range(1, 7)]
+        of_all = [float(strict.penalty(a_batch(step))) for step in (1, 2)]
+    assert found == pytest.approx([*each, *each])
+    assert len(set(each)) == 3
+    assert of_all == pytest.approx([sum(each) / 3] * 2)
+
+
+def test_the_penalty_of_no_change_has_finite_gradients() -> None:
+    found = with_change(student("tau_jp"), 0.0)
+    found.penalty(a_batch(1)).backward()
+    grads = [weight.grad for weight in found.change.parameters() if weight.grad is not None]
+    assert grads
+    assert all(not grad.any() for grad in grads)
+
+
+def test_a_penalty_leaves_other_tasks_features_nearer_to_where_they_were(taught: Suite, tmp_path: Path) -> None:
+    recipe, images = replace(RECIPE, learning_rate=3e-3), taught.normalise(taught.task("green").splits["test"].pixels)
+    moved = {}
+    for strength in (0.0, 3.0):
+        own = {"strength": strength, "images": 8}
+        found = finetune(taught, ["red"], tmp_path / f"{strength}.safetensors", recipe, method="tau_jp", options=own)
+        assert isinstance(found.student, TauJp)
+        moved[strength] = float(change(found.student, images))
+    assert moved[3.0] < 0.7 * moved[0.0]
+
+
+def test_without_another_task_there_is_no_penalty(taught: Suite, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tau_jp without another task"):
+        finetune(taught, taught.task_names, tmp_path / "a.safetensors", RECIPE, method="tau_jp")
 
 
 # ---------------------------------------------------------------------------------------------------------- fine-tuning
@@ -464,11 +550,16 @@ def test_the_command_writes_weights_and_curve(
 ) -> None:
     out = tmp_path / "new folder/model.safetensors"
     command = ["finetune", "--suite", str(taught_folder), "--task", task, "--out", str(out), *FLAGS]
-    assert main([*command, "--method", "lora:rank=2,parts=q+v"]) == 0
+    apart = tmp_path / "adapter"
+    assert main([*command, "--method", "lora:rank=2,parts=q+v", "--adapter", str(apart)]) == 0
     said = capsys.readouterr().out
     assert "step 4 of 4: loss" in said
     assert f"written: {out}" in said
     assert {path.name for path in out.parent.iterdir()} == {"model.safetensors", "model.curve.jsonl"}
+    suite = load_suite(taught_folder)
+    read = read_checkpoint(apart, Target(suite.architecture, suite.pretrained))
+    for name, weight in load_file(out).items():
+        torch.testing.assert_close(read.state[name], weight)
     assert main(command) == 2
     assert "nothing is written over" in capsys.readouterr().err
 
@@ -481,6 +572,8 @@ def test_the_command_writes_weights_and_curve(
         (["--task", "red", "--method", "lora:rank"], "--method"),
         (["--task", "red", "--method", "lora:rank=two"], "lora, rank"),
         (["--task", "red", "--threads", "0"], "--threads"),
+        (["--task", "red", "--adapter", "apart"], "--adapter: got method standard"),
+        (["--task", "all", "--method", "tau_jp:strict=true"], "tau_jp without another task"),
     ],
 )
 def test_the_command_refuses_in_four_parts(
@@ -497,6 +590,7 @@ def test_the_command_refuses_in_four_parts(
 def test_a_method_is_written_as_a_row_with_settings() -> None:
     assert read_method("standard") == ("standard", {})
     assert read_method("lora:rank=4,alpha=8.5,parts=q+v") == ("lora", {"rank": 4, "alpha": 8.5, "parts": "q+v"})
+    assert read_method("tau_jp:strict=true,strength=1") == ("tau_jp", {"strict": True, "strength": 1})
 
 
 def test_the_settings_of_the_command_are_those_of_the_recipe(taught: Suite) -> None:

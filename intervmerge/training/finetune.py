@@ -24,7 +24,7 @@ from intervmerge.suites.suite import CHUNK, Suite, Task, zero_shot
 from intervmerge.training.checkpoint import Checkpoint, Point
 from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy
 from intervmerge.training.loop import Batch, fit
-from intervmerge.training.methods.student import Student
+from intervmerge.training.methods.student import Draw, Student, Surroundings
 from intervmerge.training.methods.table import METHODS
 from intervmerge.training.recipe import Recipe
 
@@ -89,7 +89,8 @@ def finetune(
         raise ConfigError("training.batch", recipe.batch, rule, f"1 to {len(lesson)}, all images of `train`")
     if out.exists():
         raise ConfigError("--out", out, "nothing is written over", "a file that is not there yet")
-    student = row.build(_pretrained(suite), chosen, seed).to(place)
+    others = [_draw(suite, task, place) for task in suite.tasks if task.name not in tasks]
+    student = row.build(_pretrained(suite), chosen, Surroundings(seed, others)).to(place)
     said = {"tasks": list(tasks), "method": method, **asdict(chosen), **asdict(recipe), "seed": seed}
     aside = Checkpoint(out.with_name(f"{out.name}.unfinished"), {"suite": suite.fingerprint, **said})
 
@@ -132,6 +133,15 @@ def _pretrained(suite: Suite) -> Encoder:
         return Encoder(suite.architecture).load(suite.pretrained)
 
 
+def _draw(suite: Suite, task: Task, device: torch.device) -> Draw:
+    pixels = task.splits["adapt"].pixels
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        return suite.normalise(pixels[torch.randint(len(pixels), (count,), generator=generator)].to(device))
+
+    return draw
+
+
 def _loss(
     suite: Suite, tasks: Sequence[Task], lesson: Lesson, student: Student, recipe: Recipe, device: torch.device
 ) -> Callable[[Batch], Tensor]:
@@ -142,7 +152,9 @@ def _loss(
         images = suite.normalise(pixels.to(device))
         with autocast(device):
             features = student(images)
-        return cross_entropy(zero_shot(features, heads), labels.to(device), groups, recipe.label_smoothing)
+            penalty = student.penalty(batch)
+        wrong = cross_entropy(zero_shot(features, heads), labels.to(device), groups, recipe.label_smoothing)
+        return wrong + penalty
 
     return loss
 

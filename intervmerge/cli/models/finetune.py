@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intervmerge.cli.arguments import KINDS, open_suite
-from intervmerge.cli.program.values import check_out_file, number, whole
+from intervmerge.cli.program.values import check_out, check_out_file, number, whole
 from intervmerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ RECIPE = {
 }
 """Flags that are settings of Recipe, their types, and words."""
 ALL = "all"
+TRUTHS = {"true": True, "false": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="standard",
         metavar="METHOD[:NAME=VALUE,...]",
-        help="standard, linearized, or lora, such as lora:rank=16,alpha=32,parts=q+v (default standard)",
+        help="standard, linearized, tau_jp, or lora, such as lora:rank=16,alpha=32,parts=q+v (default standard)",
+    )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="keep a LoRA apart too, in a folder as PEFT saves it"
     )
     recipe = parser.add_argument_group("recipe")
     for name, (kind, words) in RECIPE.items():
@@ -51,10 +55,16 @@ def run(chosen: argparse.Namespace) -> int:
     """Fine-tune, write, and say what to write into suite.yaml."""
     from intervmerge.settings import read_settings
     from intervmerge.training.finetune import finetune
+    from intervmerge.training.methods.adapter import write_adapter
+    from intervmerge.training.methods.lora import Lora
     from intervmerge.training.recipe import Recipe
     from intervmerge.views.screen import Screen
 
     method, options = read_method(chosen.method)
+    if chosen.adapter is not None:
+        if method != "lora":
+            raise ConfigError("--adapter", f"method {method}", "an adapter is what LoRA trains", "--method lora")
+        check_out(chosen.adapter)
     given = {name: getattr(chosen, name) for name in RECIPE}
     recipe = read_settings(Recipe, {name: value for name, value in given.items() if value is not None}, "training")
     suite = open_suite(chosen)
@@ -84,6 +94,8 @@ def run(chosen: argparse.Namespace) -> int:
         )
     finally:
         screen.close()
+    if isinstance(found.student, Lora) and chosen.adapter is not None:
+        write_adapter(found.student, chosen.adapter)
     screen.phase(f"written: {chosen.out} (validation {100 * found.accuracy:.1f} %)")
     return 0
 
@@ -106,7 +118,9 @@ def read_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A number where it is one, else the text."""
+    """true, false or a number where it is one, else the text."""
+    if text in TRUTHS:
+        return TRUTHS[text]
     for kind in (whole, number):
         try:
             return kind(text)

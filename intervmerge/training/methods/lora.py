@@ -14,7 +14,7 @@ from intervmerge.seeding import generator
 from intervmerge.settings import settings
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.readers.canonical import LowRank
-from intervmerge.training.methods.student import Student, Whole
+from intervmerge.training.methods.student import Student, Surroundings, Whole
 
 PARTS: Mapping[str, tuple[str, int]] = MappingProxyType(
     {"q": ("in_proj_weight", 0), "k": ("in_proj_weight", 1), "v": ("in_proj_weight", 2), "out": ("out_proj.weight", 0)}
@@ -57,18 +57,19 @@ class LoraOptions:
 class Lora(Student):
     """A frozen encoder, and a pair of low-rank matrices for every part of every attention."""
 
-    def __init__(self, encoder: Encoder, options: LoraOptions, seed: int) -> None:
+    def __init__(self, encoder: Encoder, options: LoraOptions, surroundings: Surroundings) -> None:
         super().__init__()
-        width, self._options = encoder.architecture.width, options
+        width, self.options = encoder.architecture.width, options
         if options.rank > width:
             raise ConfigError("lora.rank", options.rank, f"the tower's width is {width}", f"1 to {width}")
         self.frozen = Whole(encoder).requires_grad_(False)
+        self.modules_named = [(block, part) for block in range(encoder.architecture.blocks) for part in options.named]
+        """Block and part of every pair, in order."""
         self._places = [
-            (f"transformer.resblocks.{block}.attn.{layer}", widths * width)
-            for block in range(encoder.architecture.blocks)
-            for layer, widths in (PARTS[part] for part in options.named)
+            (f"transformer.resblocks.{block}.attn.{PARTS[part][0]}", PARTS[part][1] * width)
+            for block, part in self.modules_named
         ]
-        random = generator(seed, "lora")  # A as PEFT starts it: uniform within 1/√inputs
+        random = generator(surroundings.seed, "lora")  # A as PEFT starts it: uniform within 1/√inputs
         first = [torch.rand(options.rank, width, generator=random) for _ in self._places]
         self.a = nn.ParameterList([nn.Parameter((2 * drawn - 1) * width**-0.5) for drawn in first])
         self.b = nn.ParameterList([nn.Parameter(torch.zeros(width, options.rank)) for _ in self._places])
@@ -81,7 +82,7 @@ class Lora(Student):
     def pairs(self) -> list[LowRank]:
         """The update, kept apart."""
         both = zip(self._places, self.a, self.b, strict=True)
-        return [LowRank(layer, start, b.detach(), a.detach(), self._options.scaling) for (layer, start), a, b in both]
+        return [LowRank(layer, start, b.detach(), a.detach(), self.options.scaling) for (layer, start), a, b in both]
 
     def _changed(self) -> dict[str, Tensor]:
         """The layers that have an update, with it."""
@@ -89,7 +90,7 @@ class Lora(Student):
         for (layer, start), a, b in zip(self._places, self.a, self.b, strict=True):
             before = changed.get(layer, tower.get_parameter(layer))
             after = len(before) - start - len(b)
-            changed[layer] = before + nn.functional.pad(self._options.scaling * (b @ a), (0, 0, start, after))
+            changed[layer] = before + nn.functional.pad(self.options.scaling * (b @ a), (0, 0, start, after))
         return changed
 
     def state(self) -> dict[str, Tensor]:

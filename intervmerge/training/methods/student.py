@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from intervmerge.suites.encoder import Encoder
+from intervmerge.training.loop import Batch
+
+Draw = Callable[[int, torch.Generator], Tensor]
+"""So many images of a task by chance, normalised [images, 3, size, size]."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a student may need beside its encoder and its own settings."""
+
+    seed: int
+    """Of initial values."""
+    others: Sequence[Draw] = ()
+    """Images of each task that is not trained on; they have no labels."""
 
 
 class Student(nn.Module, ABC):
@@ -15,6 +32,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Un-normalised features [images, features] of normalised images [images, 3, size, size]."""
+
+    def penalty(self, batch: Batch) -> Tensor | float:
+        """What is added to the loss of a batch; nothing, where a student says no more."""
+        return 0.0
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

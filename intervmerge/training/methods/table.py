@@ -11,7 +11,8 @@ from intervmerge.settings import settings
 from intervmerge.suites.encoder import Encoder
 from intervmerge.training.methods.linearized import Linearized
 from intervmerge.training.methods.lora import Lora, LoraOptions
-from intervmerge.training.methods.student import Student, Whole
+from intervmerge.training.methods.student import Student, Surroundings, Whole
+from intervmerge.training.methods.tau_jp import TauJp, TauJpOptions
 
 
 @settings
@@ -26,8 +27,8 @@ class Method:
     words: str
     options: type[Any]
     """Its own settings."""
-    build: Callable[[Encoder, Any, int], Student]
-    """From the pre-trained encoder, these settings and the seed."""
+    build: Callable[[Encoder, Any, Surroundings], Student]
+    """From the pre-trained encoder, these settings, and what is around."""
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -37,6 +38,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "in the tangent space of the pre-trained model", NoOptions, lambda encoder, _, __: Linearized(encoder)
         ),
         "lora": Method("low-rank updates of the attention", LoraOptions, Lora),
+        "tau_jp": Method(
+            "linearized, and what it changes in features of other tasks' images is kept small", TauJpOptions, TauJp
+        ),
     }
 )
 """Read-only."""
