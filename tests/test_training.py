@@ -449,6 +449,14 @@ def test_what_is_written_is_a_fine_tuned_state_as_accurate_as_its_curve_says(
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
 
 
+def test_a_task_vector_is_what_the_pretrained_model_lacks(taught: Suite, tmp_path: Path) -> None:
+    for vector in (True, False):
+        finetune(taught, ["red"], tmp_path / f"{vector}.safetensors", RECIPE, as_task_vector=vector)
+    difference, state = load_file(tmp_path / "True.safetensors"), load_file(tmp_path / "False.safetensors")
+    assert all(torch.equal(difference[name], weight - taught.pretrained[name]) for name, weight in state.items())
+    assert any(weight.any() for weight in difference.values())
+
+
 def test_together_every_task_has_its_figure_and_the_mean_is_of_all(taught: Suite, tmp_path: Path) -> None:
     point = finetune(taught, taught.task_names, tmp_path / "all.safetensors", RECIPE).curve[-1]
     each = [point[f"accuracy/{name}"] for name in taught.task_names]
@@ -585,6 +593,16 @@ def test_the_command_refuses_in_four_parts(
     assert message in said
     assert "; allowed: " in said
     assert not out.exists()
+
+
+def test_figures_of_the_tangent_model_are_said_to_be_its(
+    taught_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--suite", str(taught_folder), "--task", "red", *FLAGS, "--task-vector"]
+    assert main([*command, "--out", str(tmp_path / "a.safetensors"), "--method", "linearized"]) == 0
+    assert "%, of the tangent model)" in capsys.readouterr().out
+    assert main([*command, "--out", str(tmp_path / "b.safetensors")]) == 0
+    assert "tangent" not in capsys.readouterr().out
 
 
 def test_a_method_is_written_as_a_row_with_settings() -> None:

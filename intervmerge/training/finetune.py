@@ -55,6 +55,7 @@ def finetune(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    as_task_vector: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Finetuned:
@@ -71,6 +72,7 @@ def finetune(
         options: the method's own settings; those left out have their defaults.
         seed: of the order of images, and of initial values.
         device: `auto` is CUDA where there is one; the encoder computes in bf16 there.
+        as_task_vector: write fine-tuned minus pre-trained weights instead.
         on_step: told how many steps are done.
         on_point: told each new point of the curve.
 
@@ -114,6 +116,8 @@ def finetune(
     state = {name: weight.cpu() for name, weight in student.state().items()}
     for name, weight in state.items():
         check_finite(weight, "weights", name)
+    if as_task_vector:
+        state = {name: weight - suite.pretrained[name] for name, weight in state.items()}
     write_state(out, state, {"suite": suite.name, "fingerprint": suite.fingerprint, "training": json.dumps(said)})
     aside.path.unlink(missing_ok=True)
     return Finetuned(student, curve)

@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD[:NAME=VALUE,...]",
         help="standard, linearized, tau_jp, or lora, such as lora:rank=16,alpha=32,parts=q+v (default standard)",
     )
+    words = "write fine-tuned minus pre-trained weights, as suite.yaml's task_vector and multitask have them"
+    parser.add_argument("--task-vector", action="store_true", help=words)
     parser.add_argument(
         "--adapter", type=Path, metavar="DIR", help="keep a LoRA apart too, in a folder as PEFT saves it"
     )
@@ -57,6 +59,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.training.finetune import finetune
     from intervmerge.training.methods.adapter import write_adapter
     from intervmerge.training.methods.lora import Lora
+    from intervmerge.training.methods.table import METHODS
     from intervmerge.training.recipe import Recipe
     from intervmerge.views.screen import Screen
 
@@ -89,6 +92,7 @@ def run(chosen: argparse.Namespace) -> int:
             options=options,
             seed=chosen.seed,
             device=chosen.device,
+            as_task_vector=chosen.task_vector,
             on_step=lambda step: screen.progress(phase, step, recipe.steps),
             on_point=on_point,
         )
@@ -96,7 +100,8 @@ def run(chosen: argparse.Namespace) -> int:
         screen.close()
     if isinstance(found.student, Lora) and chosen.adapter is not None:
         write_adapter(found.student, chosen.adapter)
-    screen.phase(f"written: {chosen.out} (validation {100 * found.accuracy:.1f} %)")
+    whose = f", of {METHODS[method].measured}" if METHODS[method].measured else ""
+    screen.phase(f"written: {chosen.out} (validation {100 * found.accuracy:.1f} %{whose})")
     return 0
 
 
