@@ -24,7 +24,7 @@ DOORS = {
     "mlflow": ("views/runs.py", "bundle/"),
     "open_clip": ("suites/", "training/", "suite_build/"),
     "torchvision": ("suites/", "training/", "suite_build/"),
-    "PIL": ("suites/datasets/preprocess.py", "suite_build/"),
+    "PIL": ("suites/datasets/preprocess.py", "suite_build/", "bundle/"),
     "scipy": ("suites/datasets/sources/svhn.py",),
     "skimage": ("suite_build/",),
     "fontTools": ("suite_build/",),

@@ -143,7 +143,9 @@ def test_a_module_is_run_as_its_program(program: str, arguments: list[str]) -> N
     assert re.search(r": got 'nowhere'; .*; allowed: ", done.stderr)
 
 
-@pytest.mark.parametrize("command", ["merge", "trial", "export", "suite", "space", "report", "ui"])
+@pytest.mark.parametrize(
+    "command", ["merge", "trial", "export", "predict", "suite", "space", "report", "ui", "finetune"]
+)
 def test_help_is_printed_in_whatever_encoding(command: str) -> None:
     done = typed("intervmerge", command, "--help", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")

@@ -155,6 +155,20 @@ def test_a_point_that_is_not_there_is_refused(place: Path, data: st.DataObject) 
 
 
 @FEW
+@given(data=st.data())
+def test_a_model_is_made_or_used_or_refused(place: Path, data: st.DataObject) -> None:
+    made = {"task": WORDS | st.just("red"), "method": WORDS | st.just("lora:rank=x") | st.just("lora:rank=4,rank=4"),
+            "steps": SMALL, "batch": SMALL, "learning_rate": NUMBERS, "weight_decay": NUMBERS, "warmup_steps": NUMBERS,
+            "gradient_norm": NUMBERS, "label_smoothing": NUMBERS, "shift": NUMBERS, "seed": NUMBERS, "threads": SMALL,
+            "adapter": paths(place), "device": WORDS}  # fmt: skip
+    used = {"task": WORDS | st.just("red"), "top": NUMBERS, "device": WORDS}
+    finetune = ["finetune", "--suite", str(SUITE), "--out", data.draw(paths(place)), "--task", "red"]
+    predict = ["predict", str(FORMAT_1 / "bundle"), data.draw(paths(place)), "--task", "red"]
+    command, known = data.draw(st.sampled_from([(finetune, made), (predict, used)]))
+    check(intervmerge, [*command, *data.draw(flags(**known))])
+
+
+@FEW
 @given(
     arguments=st.lists(
         st.sampled_from(["space", "suite", "list", "schema", "check", "merge", "--help", "-x"]) | WORDS, max_size=3

@@ -15,10 +15,11 @@ from intervmerge.errors import BuildError
 from intervmerge.suite_build.drawing import sources
 from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.stages import kept, recipe_hash, stream
-from intervmerge.suite_build.training import Lesson, TrainingSetting, lesson_loss, pace, shifted, train
+from intervmerge.suite_build.training import TrainingSetting, train
 from intervmerge.suite_build.write import Part, task_vector, write_suite
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.suite import load_suite
+from intervmerge.training.lesson import Lesson, TaskImages
 
 PICO = Architecture(image_size=16, patch_size=8, width=12, blocks=2, heads=2, features=6)
 SETTING = TrainingSetting(epochs=3, learning_rate=1e-2, weight_decay=0.01, warmup_steps=2, batch_size=4)
@@ -34,12 +35,14 @@ def pico_encoder(seed: int = 0, architecture: Architecture = PICO) -> Encoder:
         return Encoder(architecture)
 
 
-def pico_lesson(classes: int = 4, groups: int = 1) -> Lesson:
+def pico_lesson(classes: int = 4) -> Lesson:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(10) % classes
-    vectors = torch.randn(classes, PICO.features, generator=generator)
-    return Lesson(images, labels, vectors, torch.arange(classes) % groups, torch.zeros(10).bool())
+    return Lesson([TaskImages(images, torch.arange(10) % classes, classes)])
+
+
+def pico_vectors(classes: int = 4) -> torch.Tensor:
+    return torch.randn(classes, PICO.features, generator=torch.Generator().manual_seed(1))
 
 
 class KilledError(Exception):
@@ -62,61 +65,26 @@ def silent(stage: str, done: float) -> None:
 def test_killed_and_resumed_training_ends_with_the_same_weights(tmp_path: Path, learn_class_vectors: bool) -> None:
     setting = replace(SETTING, learn_class_vectors=learn_class_vectors)
     whole, parted = pico_encoder(), pico_encoder()
-    expected = train(whole, pico_lesson(), setting, 7, tmp_path / "whole.checkpoint", silent)
+    vectors, paths = pico_vectors(), [tmp_path / f"{run}/a.unfinished" for run in ("whole", "parted")]
+    for path in paths:
+        path.parent.mkdir()
+    expected = train(whole, pico_lesson(), vectors, setting, 7, paths[0], silent)
     with pytest.raises(KilledError):
-        train(parted, pico_lesson(), setting, 7, tmp_path / "parted.checkpoint", kill_at(0.5))
+        train(parted, pico_lesson(), vectors, setting, 7, paths[1], kill_at(0.5))
     resumed = pico_encoder(seed=5)  # what the weights were does not matter: the checkpoint has them
-    vectors = train(resumed, pico_lesson(), setting, 7, tmp_path / "parted.checkpoint", silent)
-    assert torch.equal(vectors, expected)
+    learnt = train(resumed, pico_lesson(), vectors, setting, 7, paths[1], silent)
+    assert torch.equal(learnt, expected)
+    assert torch.equal(expected, vectors) is not learn_class_vectors
     for name, weight in whole.tower.state_dict().items():
         assert torch.equal(resumed.tower.state_dict()[name], weight), name
 
 
-def test_frozen_class_vectors_come_back_untouched(tmp_path: Path) -> None:
-    lesson = pico_lesson()
-    vectors = train(pico_encoder(), lesson, SETTING, 0, tmp_path / "a.checkpoint", silent)
-    assert torch.equal(vectors, lesson.class_vectors)
-
-
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    lesson, encoder = pico_lesson(), pico_encoder()
-
-    def loss() -> float:
-        with torch.no_grad():
-            rows = torch.arange(len(lesson.images))
-            return float(lesson_loss(encoder, lesson, rows, lesson.class_vectors, 0, torch.Generator()))
-
-    before = loss()
-    train(encoder, lesson, replace(SETTING, epochs=10, shift=0), 0, tmp_path / "a.checkpoint", silent)
-    assert loss() < 0.5 * before
-
-
-def test_classes_of_other_groups_do_not_compete() -> None:
-    encoder, lesson = pico_encoder(), pico_lesson(classes=4, groups=2)
-    rows = torch.arange(10)
-    alone = [row for row in range(10) if lesson.labels[row] % 2 == 0]
-    pair = Lesson(lesson.images, lesson.labels // 2, lesson.class_vectors[::2], torch.zeros(2).long(), lesson.mirror)
-    shared = lesson_loss(encoder, lesson, rows[alone], lesson.class_vectors, 0, torch.Generator().manual_seed(0))
-    single = lesson_loss(encoder, pair, rows[alone], pair.class_vectors, 0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(shared, single)
-
-
-def test_pace_rises_to_one_and_falls_to_zero() -> None:
-    assert pace(4, 5, 100) == 1.0
-    assert pace(5, 5, 100) == 1.0
-    assert pace(100, 5, 100) == pytest.approx(0.0)
-
-
-def test_shifted_by_zero_is_the_image_and_by_more_moves_whole_images() -> None:
-    images = pico_lesson().images
-    assert torch.equal(shifted(images, 0, torch.Generator()), images)
-    moved = shifted(images, 3, torch.Generator().manual_seed(0))
-    ways = [
-        images[0][:, (torch.arange(16) + y).clamp(0, 15)][:, :, (torch.arange(16) + x).clamp(0, 15)]
-        for y in range(-3, 4)
-        for x in range(-3, 4)
-    ]
-    assert any(torch.equal(moved[0], way) for way in ways)
+def test_a_stage_is_found_by_how_its_recipe_prints() -> None:
+    assert repr(SETTING) == (
+        "TrainingSetting(epochs=3, learning_rate=0.01, weight_decay=0.01, learn_class_vectors=False, warmup_steps=2, "
+        "batch_size=4, gradient_norm=1.0, shift=2)"
+    )
+    assert (SETTING.steps(10), SETTING.recipe(10).steps) == (3, 9)
 
 
 def test_streams_of_stages_are_their_own_and_repeat() -> None:
@@ -159,14 +127,28 @@ def test_written_suite_loads_and_its_models_are_pretrained_plus_task_vector(
         expected = weight + task_vector(tuned, pretrained)[name].float()
         assert torch.equal(suite.tasks[0].finetuned[name], expected)
     assert suite.tasks[0].head.norm(dim=1).allclose(torch.tensor(20.0))
+    assert "train" not in suite.tasks[0].splits
     assert set(yaml.safe_load((tmp_path / "suite.yaml").read_text())["sha256"]) == {
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix in (".safetensors", ".arrow")
     }
 
 
+def test_the_images_of_the_fine_tuning_are_written_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intervmerge.suite_build.write.built_with", dict)
+    weights = {name: w.bfloat16().float() for name, w in pico_encoder().tower.state_dict().items()}
+    parts = [Part(TASKS[0], pico_images(len(TASKS[0].classes)), torch.randn(len(TASKS[0].classes), 6), weights)]
+    write_suite(tmp_path, PICO, weights, weights, parts, train=True)
+    split = load_suite(tmp_path).tasks[0].splits["train"]
+    assert split.labels is not None
+    assert torch.equal(split.labels, torch.arange(len(TASKS[0].classes)))
+
+
 def pico_images(classes: int) -> dict[str, torch.Tensor]:
-    images = {name: torch.zeros(classes, 3, 16, 16, dtype=torch.uint8) for name in SPLIT_SIZES}
-    return {**images, **{f"{name}.labels": torch.arange(classes) for name in SPLIT_SIZES}}
+    names = ("train", *SPLIT_SIZES)
+    images = {name: torch.zeros(classes, 3, 16, 16, dtype=torch.uint8) for name in names}
+    return {**images, **{f"{name}.labels": torch.arange(classes) for name in names}}
 
 
 def test_every_missing_package_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

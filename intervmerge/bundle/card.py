@@ -53,7 +53,7 @@ def loading(folder: str | Path, file: BundleFile) -> str:
     return (
         "import intervmerge as im\n"
         f"bundle = im.load_bundle({str(folder)!r})\n"
-        f"logits = bundle(images, task={file.tasks[0].name!r})  # images: uint8 [images, 3, {side}, {side}]"
+        f"logits = bundle(images, task={file.tasks[0].name!r})  # PIL images, or uint8 [images, 3, {side}, {side}]"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
 from intervmerge.suites.suite import CHUNK, Normalization, zero_shot
 from intervmerge.trial.run import FILE as INTERVENTIONS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BUNDLE = 2
 """Number of the format."""
@@ -134,16 +137,18 @@ class Bundle:
         """Kept beside the merged weights, over all tasks and blocks."""
         return self.file.extra_params
 
-    def __call__(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
+    def __call__(self, images: Tensor | Image | Sequence[Image], task: str | Sequence[str]) -> Tensor:
         """Logits [images, classes], on the bundle's device, without gradients.
 
         Args:
-            images: uint8 [images, 3, size, size].
+            images: uint8 [images, 3, size, size]; or PIL images of any size and mode, one or several, which are
+                resized and cropped as open_clip does it.
             task: of all images; or one a sample, then all go through the encoder together, and the logits are as
                 wide as the bundle's largest task, -inf beyond the classes of a smaller one.
 
         Raises:
-            ConfigError: images of another type or shape, an unknown task, or not one task a sample.
+            ConfigError: images of another type or shape or that cannot be decoded, an unknown task, or not one task a
+                sample.
         """
         features = self.features(images, task)
         if isinstance(task, str):
@@ -154,14 +159,18 @@ class Bundle:
             logits[mine, : len(self.classes[name])] = zero_shot(features[mine], self.heads[name])
         return logits
 
-    def predict(self, images: Tensor, task: str | Sequence[str]) -> list[str]:
+    def predict(self, images: Tensor | Image | Sequence[Image], task: str | Sequence[str]) -> list[str]:
         """The name of each image's class; arguments as for a call."""
         chosen = self(images, task).argmax(-1).tolist()
         tasks = [task] * len(chosen) if isinstance(task, str) else task
         return [self.classes[name][index] for name, index in zip(tasks, chosen, strict=True)]
 
-    def features(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
+    def features(self, images: Tensor | Image | Sequence[Image], task: str | Sequence[str]) -> Tensor:
         """Un-normalised features [images, features]; arguments as for a call."""
+        if not isinstance(images, Tensor):
+            from intervmerge.bundle.pictures import pixels_of  # Pillow: who has tensors does without
+
+            images = pixels_of(images, self.file.architecture.image_size)
         self._check(images, task)
         if isinstance(task, str):
             return self._features(images, task)
@@ -192,18 +201,25 @@ class Bundle:
             return None
         return edit_of(self.interventions, lead, [self._row[name] for name in names])
 
+    def check_task(self, name: str) -> None:
+        """Refuse what is no task of the bundle.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if name not in self.classes:
+            allowed = nearest(str(name), self.classes)
+            raise ConfigError("task", repr(name), "it must be a task of the bundle", allowed)
+
     def _check(self, images: Tensor, task: str | Sequence[str]) -> None:
-        side = self.file.architecture.image_size
-        got = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != (3, side, side):
+        side, got = self.file.architecture.image_size, f"{images.dtype} {list(images.shape)}"
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, side, side):
             allowed = f"uint8 [images, 3, {side}, {side}]"
             raise ConfigError("images", got, "they are a tensor of pixels, 0..255", allowed)
         if not len(images):
             raise ConfigError("images", got, "there must be an image to classify", "1 or more")
         for name in [task] if isinstance(task, str) else task:
-            if name not in self.classes:
-                allowed = nearest(str(name), self.classes)
-                raise ConfigError("task", repr(name), "it must be a task of the bundle", allowed)
+            self.check_task(name)
         if not isinstance(task, str) and len(task) != len(images):
             got, allowed = f"{len(task)} names", f"{len(images)} names, or one for all"
             raise ConfigError("task", got, "a list names the task of each image", allowed)

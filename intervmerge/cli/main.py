@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from intervmerge.cli import export, merge, report, space, trial, ui
+from intervmerge.cli.models import finetune, predict
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.suites import suite
 
@@ -15,8 +16,10 @@ COMMANDS = {
     "report": report,
     "ui": ui,
     "export": export,
+    "predict": predict,
     "space": space,
     "suite": suite,
+    "finetune": finetune,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

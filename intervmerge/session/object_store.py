@@ -20,6 +20,7 @@ from torch import Tensor
 from intervmerge.bases.merged import MergedBase
 from intervmerge.merging import State
 from intervmerge.suites.checkpoints import LazyState
+from intervmerge.suites.images import SPLITS
 from intervmerge.suites.suite import Suite
 
 
@@ -98,7 +99,8 @@ def shared_suite(suite: Suite) -> Suite:
         else:
             vector = SharedState(task.task_vector)
             finetuned = LazyState(names, partial(total, pretrained, vector))
-        tasks.append(replace(task, finetuned=finetuned, task_vector=vector))
+        splits = {name: task.splits[name] for name in SPLITS}  # a search reads no others
+        tasks.append(replace(task, finetuned=finetuned, task_vector=vector, splits=splits))
     multitask = None if suite.multitask is None else SharedState(suite.multitask)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
     shared.__dict__["hashes"] = suite.hashes  # other nodes do not have the files that they are of

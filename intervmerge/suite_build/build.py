@@ -17,9 +17,10 @@ from intervmerge.suite_build.drawing.broad import broad_set
 from intervmerge.suite_build.drawing.sources import require_packages
 from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task, balanced
 from intervmerge.suite_build.stages import Tensors, kept, recipe_hash, stream, whole_seed
-from intervmerge.suite_build.training import Lesson, TrainingSetting, train
+from intervmerge.suite_build.training import TrainingSetting, train
 from intervmerge.suite_build.write import Part, write_suite
 from intervmerge.suites.encoder import Architecture, Encoder
+from intervmerge.training.lesson import Lesson, TaskImages
 
 CLASS_VECTORS = "class_vectors"
 
@@ -91,11 +92,9 @@ class Builder:
     def _pretrain(self) -> Tensors:
         first = torch.Generator().manual_seed(whole_seed(self.seed, "class vectors"))
         vectors = torch.randn(int(self.broad["classes"]), ARCHITECTURE.features, generator=first)
-        images, labels = self.broad["images"], self.broad["labels"]
-        one_group, never = torch.zeros(len(vectors)).long(), torch.zeros(len(images)).bool()
+        lesson = Lesson([TaskImages(self.broad["images"], self.broad["labels"], classes=len(vectors))])
         encoder = self.fresh("pretraining", lambda: Encoder(ARCHITECTURE))
-        lesson = Lesson(images, labels, vectors, one_group, mirror=never)
-        learnt = self._train(encoder, lesson, BROAD_TRAINING, "pretraining", self.pretraining_recipe)
+        learnt = self._train(encoder, lesson, vectors, BROAD_TRAINING, "pretraining", self.pretraining_recipe)
         rounded = {name: weight.bfloat16().float() for name, weight in encoder.tower.state_dict().items()}
         return {**rounded, CLASS_VECTORS: learnt}
 
@@ -135,29 +134,28 @@ class Builder:
         )
 
         def compute() -> Tensors:
-            encoder = self.pretrained_encoder()
-            self._train(encoder, self.lesson(tasks, most), setting, name, recipe)
+            encoder, heads = self.pretrained_encoder(), torch.cat([self.head(task) for task in tasks])
+            self._train(encoder, self.lesson(tasks, most), heads, setting, name, recipe)
             return dict(encoder.tower.state_dict())
 
         return kept(self.work, f"finetuned-{name}", recipe, compute)
 
     def lesson(self, tasks: tuple[Task, ...] | list[Task], most: int) -> Lesson:
-        """The first `most` training images of each task, with the frozen heads."""
-        images, labels, groups, mirror, first = [], [], [], [], 0
-        for number, task in enumerate(tasks):
-            drawn = self.images(task)
-            images.append(drawn["train"][:most])
-            labels.append(drawn["train.labels"][:most] + first)
-            groups.append(torch.full((len(task.classes),), number))
-            mirror.append(torch.full((len(labels[-1]),), task.mirror))
-            first += len(task.classes)
-        heads = torch.cat([self.head(task) for task in tasks])
-        return Lesson(torch.cat(images), torch.cat(labels), heads, torch.cat(groups), torch.cat(mirror))
+        """The first `most` training images of each task."""
+        drawn = [(task, self.images(task)) for task in tasks]
+        return Lesson(
+            [
+                TaskImages(images["train"][:most], images["train.labels"][:most], len(task.classes), task.mirror)
+                for task, images in drawn
+            ]
+        )
 
-    def _train(self, encoder: Encoder, lesson: Lesson, setting: TrainingSetting, name: str, recipe: str) -> Tensor:
-        checkpoint = self.work / f"{name}-{recipe}.checkpoint"
+    def _train(
+        self, encoder: Encoder, lesson: Lesson, vectors: Tensor, setting: TrainingSetting, name: str, recipe: str
+    ) -> Tensor:
+        checkpoint = self.work / f"{name}-{recipe}.unfinished"
         seed = whole_seed(self.seed, "training", name)
-        return train(encoder, lesson, setting, seed, checkpoint, partial(self._tell, name))
+        return train(encoder, lesson, vectors, setting, seed, checkpoint, partial(self._tell, name))
 
     def _tell(self, name: str, checkpoint: str, share: float) -> None:
         self.report(name, share)
@@ -168,13 +166,14 @@ def weights_of(stage: Tensors) -> dict[str, Tensor]:
     return {name: weight for name, weight in stage.items() if name != CLASS_VECTORS}
 
 
-def build_mini8(out: Path, work: Path, seed: int = 0, *, report: Report) -> None:
+def build_mini8(out: Path, work: Path, seed: int = 0, *, train: bool = False, report: Report) -> None:
     """Build the suite mini8 into the folder `out`.
 
     Args:
         out: becomes the suite's folder; files of the same names are overwritten.
         work: finished stages stay here, and are taken up again.
         seed: all randomness derives from it.
+        train: the images that the models were fine-tuned on are written too, so that others can be.
         report: told (stage, share done in 0..1).
 
     Raises:
@@ -186,4 +185,4 @@ def build_mini8(out: Path, work: Path, seed: int = 0, *, report: Report) -> None
         builder.images(task)
         report("images", (number + 1) / len(TASKS))
     parts = [Part(task, builder.images(task), builder.head(task), builder.finetuned(task)) for task in TASKS]
-    write_suite(out, ARCHITECTURE, weights_of(builder.pretrained), builder.multitask, parts)
+    write_suite(out, ARCHITECTURE, weights_of(builder.pretrained), builder.multitask, parts, train)

@@ -15,7 +15,7 @@ from intervmerge.suite_build.drawing.photos import PHOTOGRAPHS
 from intervmerge.suite_build.drawing.sources import DEBIAN_PACKAGES, NPM_PACKAGE, PYTHON_PACKAGES, built_with
 from intervmerge.suite_build.drawing.tasks import SPLIT_SIZES, TASKS, Task
 from intervmerge.suite_build.stages import Tensors
-from intervmerge.suite_build.training import LOGIT_SCALE, MEAN, STD
+from intervmerge.suite_build.training import LOGIT_SCALE, NORMALIZATION
 from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.images import Split
@@ -38,7 +38,12 @@ class Part:
 
 
 def write_suite(
-    folder: Path, architecture: Architecture, pretrained: Tensors, multitask: Tensors, parts: Sequence[Part]
+    folder: Path,
+    architecture: Architecture,
+    pretrained: Tensors,
+    multitask: Tensors,
+    parts: Sequence[Part],
+    train: bool = False,
 ) -> None:
     """Write everything `suite.yaml` names, then suite.yaml itself, then the README.
 
@@ -47,17 +52,18 @@ def write_suite(
         pretrained: weights whose values bf16 holds exactly.
         multitask: weights of the tower trained on all tasks, fp32.
         parts: the tasks, in order.
+        train: whether the images that the models were fine-tuned on are written too.
     """
     save(folder / PRETRAINED, {name: weight.bfloat16() for name, weight in pretrained.items()})
     save(folder / MULTITASK, task_vector(multitask, pretrained))
-    tasks = [write_part(folder, part, pretrained) for part in parts]
+    tasks = [write_part(folder, part, pretrained, train) for part in parts]
     files = [PRETRAINED, MULTITASK, *(str(task[key]) for task in tasks for key in ("task_vector", "head", "images"))]
     suite = {
         "name": "mini8",
         "note": NOTE,
         "checkpoint_family": "intervmerge-mini8",
         "architecture": dict(vars(architecture)),
-        "normalization": {"mean": list(MEAN), "std": list(STD)},
+        "normalization": {"mean": list(NORMALIZATION.mean), "std": list(NORMALIZATION.std)},
         "pretrained": PRETRAINED,
         "multitask": MULTITASK,
         "tasks": tasks,
@@ -68,7 +74,7 @@ def write_suite(
     (folder / "README.md").write_text(readme(), encoding="utf-8")
 
 
-def write_part(folder: Path, part: Part, pretrained: Tensors) -> dict[str, object]:
+def write_part(folder: Path, part: Part, pretrained: Tensors, train: bool) -> dict[str, object]:
     """Write the files of a task; its entry in suite.yaml."""
     name = part.task.name
     vector, head, images = (
@@ -78,7 +84,7 @@ def write_part(folder: Path, part: Part, pretrained: Tensors) -> dict[str, objec
     )
     save(folder / vector, task_vector(part.finetuned, pretrained))
     save(folder / head, {"weight": LOGIT_SCALE * F.normalize(part.head, dim=1)})
-    write_images(folder / images, splits(part.images))
+    write_images(folder / images, splits(part.images, train))
     return {
         "name": name,
         "classes": list(part.task.classes),
@@ -95,9 +101,10 @@ def task_vector(finetuned: Tensors, pretrained: Tensors) -> dict[str, Tensor]:
     return {name: (finetuned[name] - weight).bfloat16() for name, weight in pretrained.items()}
 
 
-def splits(drawn: Tensors) -> dict[str, Split]:
-    """The splits that are shipped; `adapt` without its labels."""
-    return {name: Split(drawn[name], None if name == "adapt" else drawn[f"{name}.labels"]) for name in SPLIT_SIZES}
+def splits(drawn: Tensors, train: bool) -> dict[str, Split]:
+    """The splits that are shipped, and if asked for `train`; `adapt` without its labels."""
+    names = [*SPLIT_SIZES, *(["train"] if train else [])]
+    return {name: Split(drawn[name], None if name == "adapt" else drawn[f"{name}.labels"]) for name in names}
 
 
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:

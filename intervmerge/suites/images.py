@@ -15,6 +15,8 @@ from intervmerge.stores.block import Block
 
 SPLITS = ("adapt", "validation", "test")
 """What each split is for: training without labels; choosing; the final report, read once."""
+OPTIONAL = ("train",)
+"""Splits that a suite may lack: labelled images to fine-tune on."""
 
 
 @dataclass(frozen=True)

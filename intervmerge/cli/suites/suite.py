@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the suite's folder, made anew")
     build.add_argument("--work", type=Path, metavar="DIR", help="finished stages are kept here; the same again resumes")
     build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--train", action="store_true", help="write the images to fine-tune on too, about 64,000")
     build.add_argument("--threads", type=int, default=2, help="another number gives weights a little different")
 
 
@@ -63,7 +64,7 @@ def _build(chosen: argparse.Namespace) -> int:
                 bar = bars[stage] = progress.add_task(stage, total=1.0)
             progress.update(bar, completed=share)
 
-        build_mini8(chosen.out, work, chosen.seed, report=report)
+        build_mini8(chosen.out, work, chosen.seed, train=chosen.train, report=report)
     return _table(chosen.out)
 
 

@@ -16,7 +16,7 @@ import torch
 from intervmerge.errors import SuiteError
 from intervmerge.files import replacing
 from intervmerge.stores.block import Block
-from intervmerge.suites.images import SPLITS, Split
+from intervmerge.suites.images import OPTIONAL, SPLITS, Split
 
 RECORD = b"intervmerge"
 """Key in a file's schema of what is recorded of it, as JSON."""
@@ -97,7 +97,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_images(path: Path, image_size: int) -> dict[str, Split]:
-    """The splits of one task, every one of SPLITS present and not empty.
+    """The splits of one task: every one of SPLITS, present and not empty, and those of OPTIONAL that are there.
 
     Where the file is not compressed and a split's images lie in one block of it, its pixels are that block, mapped and
     read-only; else they are copied.
@@ -113,9 +113,11 @@ def read_images(path: Path, image_size: int) -> dict[str, Split]:
             got = f"{images.null_count} images, {nulls} pixels and {names.null_count} splits that are null"
             raise SuiteError(path, got, "an image has all its pixels, and a split", "no nulls but labels of adapt")
         splits = {}
-        for name in SPLITS:
+        for name in (*SPLITS, *OPTIONAL):
             index = np.flatnonzero(found == name)
             if not len(index):
+                if name in OPTIONAL:
+                    continue
                 raise SuiteError(f"{path}, split {name}", "no images", "every split has images", "1 or more")
             block = _block(path, images, index, region, image_size)
             pixels = block.mapped() if block else _copied(images, index, image_size)
@@ -190,7 +192,7 @@ COLUMNS: Mapping[str, tuple[Callable[[pa.DataType, int], bool], str]] = MappingP
     {
         "image": (_of_bytes, "fixed_size_list<item: uint8>[{bytes}], 3 x {size} x {size} bytes an image"),
         "label": (lambda kind, _: pa.types.is_integer(kind), "whole numbers: int8 to int64, uint8 to uint64"),
-        "split": (_of_text, "text, or a dictionary of text: adapt, validation, test"),
+        "split": (_of_text, "text, or a dictionary of text: adapt, validation, test, train"),
     }
 )
 """Column to whether a type fits, and which does."""

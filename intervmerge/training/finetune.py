@@ -1,0 +1,181 @@
+"""Fine-tuning of a suite's pre-trained encoder on labelled images of one task, or of several; the heads are frozen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intervmerge.engines.computing import autocast
+from intervmerge.errors import ConfigError, SuiteError, lookup
+from intervmerge.files import write_whole
+from intervmerge.finite import check_finite
+from intervmerge.machine import find_device
+from intervmerge.settings import read_settings
+from intervmerge.suites.checkpoints import write_state
+from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.suite import CHUNK, Suite, Task, zero_shot
+from intervmerge.training.checkpoint import Checkpoint, Point
+from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy
+from intervmerge.training.loop import Batch, fit
+from intervmerge.training.methods.student import Draw, Student, Surroundings
+from intervmerge.training.methods.table import METHODS
+from intervmerge.training.recipe import Recipe
+
+POINTS = 20
+"""Of a curve, about."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned model."""
+
+    student: Student
+    curve: list[Point]
+
+    @property
+    def accuracy(self) -> float:
+        """On `validation`, mean over the tasks that were trained on, 0..1."""
+        return self.curve[-1]["accuracy"]
+
+
+def finetune(
+    suite: Suite,
+    tasks: Sequence[str],
+    out: Path,
+    recipe: Recipe | None = None,
+    *,
+    method: str = "standard",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    as_task_vector: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> Finetuned:
+    """Fine-tune the pre-trained encoder on the `train` images of these tasks and write its weights.
+
+    A killed call goes on where it was, by what lies beside `out`.
+
+    Args:
+        suite: whose pre-trained model, heads and images.
+        tasks: one, or several that share batches, an image competing in its own task's head only.
+        out: safetensors, fp32; beside it `<stem>.curve.jsonl`, a line a point with step, loss and validation accuracy.
+        recipe: None has the literature's numbers.
+        method: a row of METHODS.
+        options: the method's own settings; those left out have their defaults.
+        seed: of the order of images, and of initial values.
+        device: `auto` is CUDA where there is one; the encoder computes in bf16 there.
+        as_task_vector: write fine-tuned minus pre-trained weights instead.
+        on_step: told how many steps are done.
+        on_point: told each new point of the curve.
+
+    Raises:
+        ConfigError: a setting, a task or a method that is none, or `out` is there already.
+        SuiteError: a task has no `train` images.
+        CheckpointError: what lies beside `out` is of another training.
+        NotFiniteError: a loss or a weight is infinite or NaN.
+    """
+    row, recipe, place = lookup(METHODS, method, "method"), recipe or Recipe(), find_device(device)
+    chosen = read_settings(row.options, options or {}, method)
+    learners = [suite.task(name) for name in tasks]
+    lesson = Lesson([_labelled(suite, task) for task in learners])
+    if recipe.batch > len(lesson):
+        rule = "a step takes an image once"
+        raise ConfigError("training.batch", recipe.batch, rule, f"1 to {len(lesson)}, all images of `train`")
+    if out.exists():
+        raise ConfigError("--out", out, "nothing is written over", "a file that is not there yet")
+    others = [_draw(suite, task, place) for task in suite.tasks if task.name not in tasks]
+    student = row.build(_pretrained(suite), chosen, Surroundings(seed, others)).to(place)
+    said = {"tasks": list(tasks), "method": method, **asdict(chosen), **asdict(recipe), "seed": seed}
+    aside = Checkpoint(out.with_name(f"{out.name}.unfinished"), {"suite": suite.fingerprint, **said})
+
+    def on_curve(curve: list[Point]) -> None:
+        lines = "".join(f"{json.dumps(point)}\n" for point in curve)
+        write_whole(out.with_name(f"{out.stem}.curve.jsonl"), lines.encode())
+        on_point(curve[-1])
+
+    curve = fit(
+        student,
+        _loss(suite, learners, lesson, student, recipe, place),
+        len(lesson),
+        recipe,
+        seed,
+        aside,
+        every=max(1, recipe.steps // POINTS),
+        measure=lambda: _measured(suite, learners, student, place),
+        on_step=on_step,
+        on_point=on_curve,
+    )
+    state = {name: weight.cpu() for name, weight in student.state().items()}
+    for name, weight in state.items():
+        check_finite(weight, "weights", name)
+    if as_task_vector:
+        state = {name: weight - suite.pretrained[name] for name, weight in state.items()}
+    write_state(out, state, {"suite": suite.name, "fingerprint": suite.fingerprint, "training": json.dumps(said)})
+    aside.path.unlink(missing_ok=True)
+    return Finetuned(student, curve)
+
+
+def _labelled(suite: Suite, task: Task) -> TaskImages:
+    split = task.splits.get("train")
+    if split is None or split.labels is None:
+        where = f"suite {suite.name}, task {task.name}"
+        allowed = "images with the split `train`; for mini8: intervmerge suite build mini8 --train --out DIR"
+        raise SuiteError(where, "no split `train`", "fine-tuning needs labelled images that nothing else uses", allowed)
+    return TaskImages(split.pixels, split.labels, len(task.classes))
+
+
+def _pretrained(suite: Suite) -> Encoder:
+    with torch.random.fork_rng(devices=[]):  # open_clip draws first weights from torch's global state
+        return Encoder(suite.architecture).load(suite.pretrained)
+
+
+def _draw(suite: Suite, task: Task, device: torch.device) -> Draw:
+    pixels = task.splits["adapt"].pixels
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        return suite.normalise(pixels[torch.randint(len(pixels), (count,), generator=generator)].to(device))
+
+    return draw
+
+
+def _loss(
+    suite: Suite, tasks: Sequence[Task], lesson: Lesson, student: Student, recipe: Recipe, device: torch.device
+) -> Callable[[Batch], Tensor]:
+    heads, groups = torch.cat([task.head for task in tasks]).to(device), lesson.groups.to(device)
+
+    def loss(batch: Batch) -> Tensor:
+        pixels, labels = lesson.batch(batch.rows, recipe.shift, batch.generator)
+        images = suite.normalise(pixels.to(device))
+        with autocast(device):
+            features = student(images)
+            penalty = student.penalty(batch)
+        wrong = cross_entropy(zero_shot(features, heads), labels.to(device), groups, recipe.label_smoothing)
+        return wrong + penalty
+
+    return loss
+
+
+def _measured(suite: Suite, tasks: Sequence[Task], student: Student, device: torch.device) -> dict[str, float]:
+    """Accuracy on `validation`, mean over tasks, and where there are several of each."""
+    found = {task.name: _accuracy(suite, task, student, device) for task in tasks}
+    each = {f"accuracy/{name}": value for name, value in found.items()} if len(tasks) > 1 else {}
+    return {"accuracy": fmean(found.values()), **each}
+
+
+def _accuracy(suite: Suite, task: Task, student: Student, device: torch.device) -> float:
+    split, right = task.splits["validation"], 0
+    assert split.labels is not None, "opening refuses a validation split without labels"
+    for pixels, labels in zip(split.pixels.split(CHUNK), split.labels.split(CHUNK), strict=True):
+        with torch.no_grad(), autocast(device):
+            features = student(suite.normalise(pixels.to(device)))
+        check_finite(features, "features", f"task {task.name}, validation")
+        right += int((task.logits(features).argmax(-1).cpu() == labels).sum())
+    return right / len(split.labels)
