@@ -23,9 +23,9 @@ from intervmerge.records.scores import Score
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.distill import Lesson
 from intervmerge.trial.evaluate import measure_student, teacher_features
-from intervmerge.trial.moments import Moments, moments, unseen
+from intervmerge.trial.lesson import Lesson
+from intervmerge.trial.lesson.moments import Moments, moments, unseen
 
 logger = logging.getLogger(__name__)
 

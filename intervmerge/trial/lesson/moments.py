@@ -12,7 +12,7 @@ from intervmerge.engines.exact import Engine
 from intervmerge.finite import check_finite
 from intervmerge.interventions import FORMULAS, Placement
 from intervmerge.suites.suite import CHUNK
-from intervmerge.trial.distill import Lesson
+from intervmerge.trial.lesson.targets import Lesson
 
 Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 """From (task, block) to mean [width] and covariance [width, width]."""
