@@ -95,6 +95,7 @@ class InterventionSpace:
     slice_start: Elements = InterventionConfig.slice_start
     slice_shift: Elements = InterventionConfig.slice_shift
     start: Name = InterventionConfig.start
+    site: Name = InterventionConfig.site
 
 
 @settings

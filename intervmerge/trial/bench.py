@@ -134,7 +134,9 @@ class Bench:
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
         shape = self.base.suite.architecture
-        return place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+        return place(
+            config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features
+        )
 
     def circumstances(self, placement: Placement | None = None) -> Circumstances:
         """What the figures of a trial depend on, besides its configuration and this base."""

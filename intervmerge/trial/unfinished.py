@@ -27,7 +27,7 @@ FILE = "unfinished.safetensors"
 KEY = "intervmerge.unfinished"
 """Of the metadata: whose state this is, and the rungs measured so far."""
 
-LATER = (", loss='l1'",)
+LATER = (", loss='l1'", ", site='attention'", ", site='auto'")
 """Settings that earlier versions did not name, at the values that they meant."""
 
 _RUNGS = TypeAdapter(list[Rung])

@@ -25,7 +25,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.interventions import place
 
     shape = suite.architecture  # refuse what does not fit before the sweep takes its time
-    place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+    place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features)
     check_batch(sizes(suite, "adapt"), config.training.batch)
     if chosen.out is not None:
         check_out(chosen.out)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from intervmerge.trial.config import TrialConfig
 
 SLICE_FLAGS = ("slice_width", "slice_start", "slice_shift")
-INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start")
+INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start", "site")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_base_arguments(parser)
     parser.add_argument("--preset", help="paper-text or paper-code: settings of the flags that are left out")
     what = parser.add_argument_group("interventions")
-    what.add_argument("--formula", help="noreft, loreft, direft, nodireft, consreft, lobireft (default noreft)")
+    what.add_argument(
+        "--formula", help="noreft, loreft, direft, nodireft, consreft, lobireft; surgery (default noreft)"
+    )
     what.add_argument("--rank", type=whole, help="at most half the slice width (default 1)")
     what.add_argument(
         "--blocks",
@@ -36,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slice-shift", help="elements from one block to the next, a fraction, or slice_width (default 0)"
     )
     what.add_argument("--start", help="identity, or paper for the authors' initial values (default identity)")
+    what.add_argument(
+        "--site",
+        help="attention, ln_1, residual, ln_2, mlp, block, feature, block_and_feature (default: where the formula's "
+        "source puts it, the feature for surgery and the attention output for the others)",
+    )
     how = parser.add_argument_group("training")
     how.add_argument("--steps", type=whole, help="optimizer steps (default 100)")
     how.add_argument("--batch", type=whole, help="images of each task a step (default 16)")

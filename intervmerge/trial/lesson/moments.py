@@ -31,8 +31,8 @@ def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
     for task, size in lesson.sizes.items():
         sums = {block: _Sums() for block in placement.blocks}
 
-        def watch(block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
-            if block in sums:
+        def watch(site: str, block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
+            if block in sums and site == placement.edits(block):
                 sums[block].add(z[:, list(placement.token_indices(block))].flatten(0, 1).double())
             return z
 
