@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_bundle import Study, run
 from torch import Tensor
 
 from intervmerge.bases.merged import merge
+from intervmerge.bundle import export, exporting, load_bundle
+from intervmerge.bundle.model import MANIFEST
 from intervmerge.engines.batches import BLOCK, Batch, sizes
 from intervmerge.engines.caches import NO_CACHES, CachePlan
 from intervmerge.engines.exact import features
-from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params
+from intervmerge.errors import CheckpointError
+from intervmerge.files import sha256_of
+from intervmerge.interventions import InterventionConfig, Interventions, count_extra_params, place
+from intervmerge.records.composed import Mixture
+from intervmerge.records.study import StudyRecord
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, run_trial, rungs
 
 SURGERY = InterventionConfig(formula="surgery", rank=4)
@@ -151,3 +160,80 @@ def test_a_canonical_surgery_says_that_it_is_at_the_feature(bench: Bench) -> Non
     known = asdict(bench.place(TrialConfig(intervention=SURGERY)).config)
     shape = bench.base.suite.architecture
     assert (known["site"], known["blocks"], known["slice_width"]) == ("feature", (shape.blocks,), shape.features)
+
+
+# ---- exported
+
+
+@pytest.fixture(scope="module")
+def study(odd: Suite, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Three trials that were really run: Surgery, an intervention in the blocks, and SurgeryV2's two sites together."""
+    folder = tmp_path_factory.mktemp("surgery")
+    both = InterventionConfig(formula="surgery", rank=2, site="block_and_feature", token="all")
+    configs = (SURGERY, InterventionConfig(rank=2, site="residual", token="all"), both)
+    trials = [run(number, config, bench, folder) for number, config in enumerate(configs)]
+    known = {split: {"merged": bench.measure(None, split)} for split in ("validation", "test")}
+    known["validation"]["individual"] = references(bench, "validation")["individual"]
+    record = StudyRecord(
+        name="surgery",
+        suite=odd.name,
+        note="",
+        base=bench.base.label,
+        base_fingerprint=bench.base.fingerprint,
+        protocol="fair",
+        select="accuracy",
+        tasks=odd.task_names,
+        width=odd.architecture.width,
+        num_blocks=odd.architecture.blocks,
+        dearest=10_000,
+        individual_params=123_456,
+        settings={},
+        references=known,
+        trials=trials,
+    )
+    return Study(record, folder, odd)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_bundle_at_any_site_is_right_on_the_images_that_the_trial_was_right_on(
+    study: Study, number: int, tmp_path: Path
+) -> None:
+    bundle = load_bundle(export(study, path=tmp_path / "model", trial=number).path, "cpu")
+    trial = study.record.trials[number]
+    assert bundle.extra_params == trial.extra_params
+    for task in study.suite.tasks:
+        images = task.splits["validation"]
+        right = int((bundle(images.pixels, task.name).argmax(-1) == images.labels).sum())
+        assert right == trial.scores[task.name].correct
+
+
+def test_tasks_of_a_mixture_may_have_different_sites(study: Study, bench: Bench, tmp_path: Path) -> None:
+    choice = dict(zip(study.suite.task_names, (0, 1, 2), strict=True))
+    trials = study.record.trials
+    mixture = Mixture(
+        choice=choice,
+        extra_params=sum(trials[n].extra_params // 3 for n in choice.values()),
+        expected_shares=dict.fromkeys(choice, 1.0),
+        scores={task: trials[n].scores[task] for task, n in choice.items()},
+        test_scores={},
+        select="accuracy",
+    )
+    stacked = exporting._stacked(study, mixture)
+    found = bench.measure(stacked)
+    assert {task: score.correct for task, score in found.items()} == {
+        task: score.correct for task, score in mixture.scores.items()
+    }
+    stacked.save(tmp_path / FILE)
+    assert Interventions.load(tmp_path / FILE).rows == stacked.rows
+
+
+def test_a_bundle_for_a_feature_of_another_width_is_refused(study: Study, tmp_path: Path) -> None:
+    path = export(study, path=tmp_path / "model", trial=0).path
+    file, encoder = load_bundle(path, "cpu").file, study.suite.architecture
+    other = place(SURGERY, width=encoder.width, num_blocks=encoder.blocks, grid=encoder.grid, features=30)
+    Interventions.start([(task, other) for task in study.suite.task_names], seed=0).save(path / FILE)
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["sha256"][FILE] = sha256_of(path / FILE)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=f"features.*{file.architecture.features}"):
+        load_bundle(path, "cpu")
