@@ -12,14 +12,16 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.cli.trial import flags
+from intervmerge.engines.batches import Batch
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
+from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.lesson import LOSSES
+from intervmerge.trial.lesson import LOSSES, shown
 from intervmerge.trial.presets import PRESETS, filled
 from intervmerge.trial.run import run_trial
 
@@ -90,6 +92,63 @@ def test_losses_train_differently(bench: Bench) -> None:
     ends = [run_trial(TrialConfig(training=replace(SHORT, loss=loss)), bench).interventions for loss in LOSSES]
     states = [torch.cat([parameter.flatten() for parameter in end.parameters()]) for end in ends]
     assert not any(torch.equal(one, other) for n, one in enumerate(states) for other in states[:n])
+
+
+def test_the_loss_of_blocks_is_the_sum_over_blocks_of_l1_by_hand(bench: Bench) -> None:
+    suite = bench.base.suite
+    placement = bench.place(TrialConfig(intervention=InterventionConfig(blocks="last_3", token="all")))
+    interventions, batch = bench.start(placement, 0), Batch("adapt", torch.tensor([[0, 1], [40, 41], [90, 91]]))
+    interventions.requires_grad_(False)
+
+    def outputs(encoder: Encoder, row: int) -> list[Tensor]:
+        """What leaves each block [images, tokens, width], the class token alone from the last, and the feature."""
+        images = torch.cat([task.splits["adapt"].pixels for task in suite.tasks])[batch.index[row]]
+        *left, last = list(encoder.boundaries(encoder.embed(suite.normalise(images))))[1:]
+        return [*left, last, encoder.project(last[:, 0])]
+
+    expected = torch.zeros(3)
+    for row, task in enumerate(suite.tasks):
+        teacher = outputs(suite.encoder(task.finetuned, "teacher"), row)
+        student = outputs(suite.encoder(bench.base.state, "merged"), row)  # interventions start as the identity
+        pairs = [
+            (s.flatten(1, -2).mean(1), t.flatten(1, -2).mean(1))
+            for s, t in zip(student[2:-1], teacher[2:-1], strict=True)
+        ]
+        pairs.append((student[-1], teacher[-1]))
+        expected[row] = sum((one - other).abs().mean() for one, other in pairs)
+    lesson = bench.block_lesson
+    found = shown(bench.exact, interventions, batch, None, blocks=True)
+    distance = LOSSES["blocks"].distance(found, lesson.targets[batch.index])
+    torch.testing.assert_close(distance, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_at_the_feature_the_loss_of_blocks_is_l1(bench: Bench) -> None:
+    configs = [
+        TrialConfig(intervention=InterventionConfig(formula="surgery"), training=replace(SHORT, loss=loss))
+        for loss in ("l1", "blocks")
+    ]
+    one, other = (run_trial(config, bench).interventions.state_by_task()["green"] for config in configs)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_surgery_v2_is_a_configuration(bench: Bench) -> None:
+    intervention = InterventionConfig(formula="surgery", rank=2, site="block_and_feature", token="all")
+    training = TrainingConfig(steps=12, batch=16, loss="blocks")
+    before, result = bench.measure(None), run_trial(TrialConfig(intervention=intervention, training=training), bench)
+    assert result.engine == "exact"
+    shape = bench.base.suite.architecture
+    assert result.extra_params == 3 * 2 * 2 * (shape.blocks * shape.width + shape.features)
+    assert sum(s.bias or 0 for s in result.rungs[-1].scores.values()) < sum(s.bias or 0 for s in before.values())
+
+
+def test_the_stream_is_refused_for_a_loss_of_blocks(odd: Suite, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the class stream carries no mean over tokens"):
+        TrainingConfig(loss="blocks", engine="stream")
+    path = tmp_path / "losses.yaml"
+    path.write_text("training:\n  engine: stream\n  loss: {choices: [l1, blocks]}\n")
+    with pytest.raises(ConfigError, match="the class stream carries no mean over tokens"):
+        Sampling(read_space(path), odd.architecture, 3).check()
 
 
 def test_an_unknown_loss_is_refused() -> None:

@@ -102,7 +102,7 @@ class Sampling:
     def _check_value(self, part: str, setting: str, value: Any) -> None:
         try:
             if part == "training":
-                read_settings(TrainingConfig, {setting: value}, "")
+                read_settings(TrainingConfig, {"engine": self.space.training.engine, setting: value}, "")
             else:
                 self.fit({setting: value})
         except ConfigError as error:

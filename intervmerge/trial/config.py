@@ -40,7 +40,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         lookup(ENGINES, self.engine, "training.engine")
-        lookup(LOSSES, self.loss, "training.loss")
+        if lookup(LOSSES, self.loss, "training.loss").blocks and self.engine == "stream":
+            rule = "the class stream carries no mean over tokens"
+            raise ConfigError("training.engine", f"stream, for loss {self.loss}", rule, "auto, exact, or loss: l1")
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}", getattr(self, name), "it is a count", "1 or more")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import Batch, batches
-from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.exact import Engine
 from intervmerge.engines.graphs import StreamSteps
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.trial.config import TrainingConfig
-from intervmerge.trial.lesson import LOSSES, Lesson, Loss
+from intervmerge.trial.lesson import LOSSES, Lesson, Loss, shown
 
 CHECKED = 25
 """Every so many steps, and at rungs, losses and weights are looked at: on CUDA each look waits for the device."""
@@ -136,7 +136,7 @@ def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], l
     whose = None if len(rows) == len(interventions.rows) else rows
 
     def add(batch: Batch, targets: Tensor) -> Tensor:
-        losses = loss.distance(features(engine, interventions, batch, whose), targets)
+        losses = loss.distance(shown(engine, interventions, batch, whose, loss.blocks), targets)
         losses.sum().backward()
         return losses.detach()
 

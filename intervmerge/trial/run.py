@@ -110,7 +110,7 @@ def rungs(
     training = distill(
         engine,
         interventions,
-        bench.lesson,
+        bench.lesson_of(config.training),
         config.training,
         config.seed,
         optimizer=optimizer,

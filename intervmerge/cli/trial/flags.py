@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--learning-rate", type=number, help="of Adam (default 0.01)")
     how.add_argument("--rungs", type=whole, nargs="*", help="steps after which to measure, besides the last")
     how.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")
-    how.add_argument("--loss", help="l1, l1_normalised, mse or cosine, of features (default l1)")
+    how.add_argument("--loss", help="of features l1, l1_normalised, mse, cosine; or blocks (default l1)")
     add_limits(how)
     how.add_argument("--seed", type=whole, help="of initial values and batches (default 0)")
     parser.add_argument("--test", action="store_true", help="report on test too; choose by validation before you do")

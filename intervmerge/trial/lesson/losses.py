@@ -17,7 +17,9 @@ class Loss:
     words: str
     """What it measures, and who uses it."""
     distance: Callable[[Tensor, Tensor], Tensor]
-    """Of features and targets, both [rows, images, features]: [rows]. It sees un-normalised features, in fp32."""
+    """Of what is shown and targets, both [rows, images, ...]: [rows]. It sees un-normalised features, in fp32."""
+    blocks: bool = False
+    """Whether what leaves the blocks is shown beside the feature (see targets.py); by the exact engine alone."""
 
 
 def _l1(found: Tensor, targets: Tensor) -> Tensor:
@@ -36,6 +38,11 @@ def _cosine(found: Tensor, targets: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(found, targets, dim=-1)).mean(dim=1)
 
 
+def _blocks(found: Tensor, targets: Tensor) -> Tensor:
+    # blocks before the first that is edited are not shown: they are the merged base's, whatever is trained
+    return (found - targets[..., -found.shape[-1] :]).abs().sum(dim=-1).mean(dim=1)
+
+
 LOSSES: Mapping[str, Loss] = MappingProxyType(
     {
         "l1": Loss(
@@ -48,6 +55,11 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         ),
         "mse": Loss(words="mean squared difference of un-normalised features", distance=_mse),
         "cosine": Loss(words="one less the cosine of the features' angle", distance=_cosine),
+        "blocks": Loss(
+            words="l1, and beside it that of the mean token that leaves each block, summed (SurgeryV2)",
+            distance=_blocks,
+            blocks=True,
+        ),
     }
 )
 """Loss by name; read-only. The first is the sources' own."""
