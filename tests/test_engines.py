@@ -153,7 +153,12 @@ def test_the_exact_engine_begins_at_the_deepest_boundary_there_is(
     kept = Bench(bench.base, "cpu", plan=CachePlan(boundaries=boundaries))
     interventions, batch = moved(bench, blocks=(3,), token="all"), some_images(bench.base.suite)
     shown: list[int] = []
-    walked = kept.exact.walk(batch, lambda block, z: [shown.append(block), z][1], 3)  # type: ignore[func-returns-value, return-value]
+
+    def watch(site: str, block: int, z: Tensor) -> Tensor:
+        shown.extend([block] * (site == "attention"))
+        return z
+
+    walked = kept.exact.walk(batch, watch, 3)
     assert shown == list(range(max((b for b in boundaries if b <= 3), default=0), BLOCKS))
     torch.testing.assert_close(walked.view(*batch.index.shape, -1), features(uncached.exact, None, batch))
     check_equal(kept.exact, uncached.exact, interventions, batch)

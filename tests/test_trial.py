@@ -23,7 +23,7 @@ from intervmerge.trial import unfinished
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import distill
-from intervmerge.trial.moments import moments
+from intervmerge.trial.lesson.moments import moments
 from intervmerge.trial.run import FILE, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep
 

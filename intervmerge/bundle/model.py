@@ -191,7 +191,7 @@ class Bundle:
                 entered = self.encoder.embed(self.file.normalization(pixels))
                 edit = self._edit(task if isinstance(task, str) else task[first : first + CHUNK], len(pixels))
                 with autocast(device):
-                    found.append(self.encoder.run(entered, edit).float())
+                    found.append(self.encoder.run(entered, edit))
         return torch.cat(found)
 
     def _edit(self, task: str | Sequence[str], images: int) -> Edit | None:
@@ -255,13 +255,12 @@ def load_bundle(path: str | Path, device: str = "auto") -> Bundle:
 
 def _check_fit(interventions: Interventions, file: BundleFile, path: Path) -> None:
     shape = file.architecture
-    expected = (sorted(file.edited), (shape.width, shape.blocks, shape.grid))
-    found = (
-        sorted(name for name, _ in interventions.rows),
-        (interventions.width, interventions.num_blocks, interventions.grid),
-    )
+    own = interventions
+    features = own.features if own.features is None else shape.features
+    expected = (sorted(file.edited), (shape.width, shape.blocks, shape.grid, features))
+    found = (sorted(name for name, _ in own.rows), (own.width, own.num_blocks, own.grid, own.features))
     if found != expected:
-        rule = f"tasks and (width, blocks, grid) must be those of {MANIFEST}"
+        rule = f"tasks and (width, blocks, grid, features) must be those of {MANIFEST}"
         raise CheckpointError(path, f"{found}", rule, f"{expected}")
 
 

@@ -114,7 +114,7 @@ def _timed(bench: Bench, drawn: Drawn) -> tuple[float, float]:
     engine = bench.engine(drawn.trial.training, placement)
     interventions = bench.start(placement, drawn.trial.seed, engine)
     few = replace(drawn.trial.training, steps=3, rungs=(1, 2))
-    ticks = [now(bench) for _ in distill(engine, interventions, bench.lesson, few, 0)]
+    ticks = [now(bench) for _ in distill(engine, interventions, bench.lesson_of(few), few, 0)]
     began = now(bench)
     scores = bench.measure(interventions, engine=engine)
     return ticks[-1] - ticks[-2], (now(bench) - began) / sum(score.total for score in scores.values())

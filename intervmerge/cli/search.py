@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command; those left out have the values of the space, or the machine's own."""
     parser.add_argument("--space", required=True, metavar="FILE|NAME", help="a YAML file, or the name of a shipped one")
     parser.add_argument("--suite", metavar="NAME|PATH", help="instead of the space's")
+    parser.add_argument("--preset", help="paper-text or paper-code: fills what the space leaves open")
     parser.add_argument(
         "--base", metavar="RULE[:NAME=VALUE,...]|auto", help="instead of the space's: ties_sum:scaling=0.3,density=0.2"
     )

@@ -34,9 +34,10 @@ class Engine(Protocol):
 
         Args:
             batch: which images.
-            edit: from a block and its z [rows x images, tokens, width], the class token first and perhaps alone, to
-                what stands in z's place; None edits nothing.
-            first: the first block in which `edit` changes anything; blocks before it may not be shown.
+            edit: from a representation, a block and its z [rows x images, tokens, width], the class token first and
+                perhaps alone, to what stands in z's place; None edits nothing.
+            first: the first block in which `edit` changes anything; blocks before it may not be shown. One past the
+                last is the feature: nothing before it is computed where the base's own is kept.
         """
 
     def step_bytes(self, images: int, first: int) -> int:
@@ -65,7 +66,7 @@ class ExactEngine:
         """See Engine."""
         start, tokens = self._entering(batch, first)
         with autocast(self.device):
-            return self._encoder.run(tokens, edit, start).float()
+            return self._encoder.run(tokens, edit, start)
 
     def _entering(self, batch: Batch, first: int) -> tuple[int, Tensor]:
         """The deepest boundary before `first` of which tokens are cached, and the tokens that enter there."""
@@ -83,7 +84,7 @@ class ExactEngine:
     def step_bytes(self, images: int, first: int) -> int:
         """See Engine."""
         shape = self._encoder.architecture
-        return images * shape.tokens * (shape.blocks - first) * SAVED * shape.width * 4
+        return images * shape.tokens * max(1, shape.blocks - first) * SAVED * shape.width * 4
 
 
 def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[int] | Tensor | None = None) -> Edit:
@@ -95,17 +96,17 @@ def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[in
         rows: which rows of `interventions` these are, in order; None for all.
     """
 
-    def edit(block: int, z: Tensor) -> Tensor:
-        edited = interventions.edited(block)
+    def edit(site: str, block: int, z: Tensor) -> Tensor:
+        edited = interventions.edited(block, site)
         if not edited:
             return z
         z = z.view(*lead, *z.shape[1:])
         delta: Tensor
         if len(edited) == z.shape[2]:  # every token that is there
-            delta = interventions(block, z, rows)
+            delta = interventions(block, z, rows, site)
             return (z + delta).flatten(0, 1)
         index = torch.tensor(edited, device=z.device)
-        delta = interventions(block, z.index_select(2, index), rows)
+        delta = interventions(block, z.index_select(2, index), rows, site)
         return z.index_add(2, index, delta).flatten(0, 1)
 
     return edit

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intervmerge.suites.encoder import Architecture, Encoder
+from intervmerge.suites.encoder import Architecture, Edit, Encoder, unedited
 
 Stored = Mapping[str, Tensor]
 """The tensors of one block and some images, by name."""
@@ -40,18 +40,20 @@ class Storage:
         return shape.blocks * self.dtype.itemsize * sum(prod(of) for of in self.shapes(shape).values())
 
 
-def attend(storage: Storage, encoder: Encoder, block: int, token: Tensor, stored: Stored) -> Tensor:
+def attend(
+    storage: Storage, encoder: Encoder, block: int, token: Tensor, stored: Stored, edit: Edit = unedited
+) -> Tensor:
     """z [n, w] of class tokens [n, w] that attend to themselves and to stored patches."""
     module, shape = encoder.block(block), encoder.architecture
     attn = module.attn
-    projected = F.linear(module.ln_1(token), attn.in_proj_weight, attn.in_proj_bias)
+    normed = edit("ln_1", block, module.ln_1(token).unsqueeze(1)).squeeze(1)
+    projected = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
     query, key, value = projected.view(len(token), 3, shape.heads, -1).unbind(1)
     query = query * query.shape[-1] ** -0.5
     own = (query * key).sum(-1, keepdim=True)
     shares = torch.cat([own, storage.scores(encoder, block, query, stored)], dim=-1).softmax(-1)
     mixed = shares[..., :1] * value + storage.mix(encoder, block, shares[..., 1:].to(value.dtype), stored)
-    z: Tensor = attn.out_proj(mixed.flatten(1))
-    return z
+    return edit("attention", block, attn.out_proj(mixed.flatten(1)).unsqueeze(1)).squeeze(1)
 
 
 def _weights(encoder: Encoder, block: int, which: int) -> tuple[Tensor, Tensor]:

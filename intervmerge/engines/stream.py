@@ -1,8 +1,9 @@
 """The class stream: the class token alone goes through the blocks, beside the merged base's own patches.
 
 Interventions on the class token change it; patches feel that only by attending to it. Here they do not: what the class
-token attends to is the merged base's, kept once. Exact where the first intervened block is one of the last two, an
-approximation elsewhere, whose figures are measured again by the exact engine before they are shown on a front.
+token attends to is the merged base's, kept once. Exact where the first intervened block is one of the last two (of the
+last, at ln_1; see SITES), an approximation elsewhere, whose figures are measured again by the exact engine before they
+are shown on a front.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from intervmerge.engines.caches import Caches
 from intervmerge.engines.computing import autocast
 from intervmerge.engines.exact import SAVED
 from intervmerge.engines.storages import STORAGES, attend
-from intervmerge.suites.encoder import Edit, Encoder
+from intervmerge.suites.encoder import Edit, Encoder, unedited
 
 STREAM_ERROR = 0.006
 """How far an accuracy that the stream measures may be from the exact one. On mini8, a stand-in, 16 configurations were
@@ -58,17 +59,17 @@ class StreamEngine:
 
     def through(self, entered: Mapping[str, Tensor], edit: Edit | None, first: int) -> Tensor:
         """`walk`, from what has entered."""
+        edit = edit or unedited
         with autocast(self.device):
             token = entered["class"]
             for block in range(first, self.blocks):
                 stored = {name: entered[f"{name}/{block}"] for name in self._stored}
-                z = attend(self._storage, self._encoder, block, token, stored)
-                z = z if edit is None else edit(block, z.unsqueeze(1)).squeeze(1)
-                token = self._encoder.finish(block, token + z)
-            return self._encoder.project(token).float()
+                z = attend(self._storage, self._encoder, block, token, stored, edit)
+                token = self._encoder.finish(block, (token + z).unsqueeze(1), edit).squeeze(1)
+            return self._encoder.project(token, edit)
 
     def step_bytes(self, images: int, first: int) -> int:
         """See Engine."""
         shape = self._encoder.architecture
         upcast = 2 * self._storage.image_bytes(shape) // shape.blocks if self._storage.dtype != torch.float32 else 0
-        return images * (shape.blocks - first) * (SAVED * shape.width * 4 + upcast)
+        return images * max(1, shape.blocks - first) * (SAVED * shape.width * 4 + upcast)

@@ -1,13 +1,16 @@
-"""Interventions: tiny edits of a block's attention output, one a task and block; maths on activations."""
+"""Interventions: tiny edits of a representation, one a task and block; maths on activations."""
 
 from intervmerge.interventions.config import BLOCKS, TOKENS, InterventionConfig
 from intervmerge.interventions.formulas import FORMULAS
 from intervmerge.interventions.placement import Placement, count_extra_params, extra_params, fit, place
+from intervmerge.interventions.sites import AUTO, SITES
 from intervmerge.interventions.stacked import Interventions
 
 __all__ = [
+    "AUTO",
     "BLOCKS",
     "FORMULAS",
+    "SITES",
     "TOKENS",
     "InterventionConfig",
     "Interventions",

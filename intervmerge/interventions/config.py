@@ -11,6 +11,7 @@ from typing import ClassVar, NoReturn, TypeVar
 from pydantic import ConfigDict
 
 from intervmerge.errors import ConfigError, lookup, nearest
+from intervmerge.interventions.sites import AUTO
 
 Row = TypeVar("Row")
 
@@ -56,7 +57,7 @@ class InterventionConfig:
     blocks: str | int | tuple[int, ...] = "all"
     """A pattern of BLOCKS such as `every_2`, a 0-based index or a list of them, or a mask: one 0 or 1 a block."""
     token: str = "class"
-    """Which tokens are edited: a row of TOKENS."""
+    """Which tokens are edited: a row of TOKENS; the feature is one."""
     slice_width: int | str = "1/1"
     """Elements edited, as a number or as a fraction of the width."""
     slice_start: int | str = 0
@@ -65,6 +66,8 @@ class InterventionConfig:
     """How far the slice moves from one intervened block to the next; also `slice_width`, to tile."""
     start: str = "identity"
     """A row of STARTS."""
+    site: str = AUTO
+    """Which representation is edited: a row of SITES; `auto` is where the source of the formula puts it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, list):

@@ -24,9 +24,13 @@ from intervmerge.interventions.placement import Placement, why_inapplicable
 
 KEY = "intervmerge.interventions"
 """The one entry of metadata: several would be written in random order; equal rows must be equal bytes."""
-FORMAT = 2
-"""Of that entry: `format`, and `placements` by task. The first had no number and was the placements alone."""
-UPGRADES: Mapping[int, Callable[[Any], Any]] = {1: lambda values: {"format": 2, "placements": values}}
+FORMAT = 3
+"""Of that entry: `format`, and `placements` by task. The first had no number and was the placements alone; the second
+knew no other site than the attention output, which is what a placement without one means."""
+UPGRADES: Mapping[int, Callable[[Any], Any]] = {
+    1: lambda values: {"format": 2, "placements": values},
+    2: lambda values: values,
+}
 """From a format to the next."""
 
 
@@ -55,7 +59,7 @@ def read(path: str | Path, formulas: Mapping[str, Formula]) -> tuple[dict[str, P
         (task, f"{block}/{name}"): shape
         for task, placement in placements.items()
         for block in placement.blocks
-        for name, shape in formulas[placement.formula].shapes(placement.rank, placement.slice_width).items()
+        for name, shape in formulas[placement.formula].shapes(placement.rank, placement.slice_width_in(block)).items()
     }
     _check_tensors(path, named, {f"{task}/{name}": shape for (task, name), shape in shapes.items()})
     own: dict[str, Tensors] = {task: {} for task in placements}

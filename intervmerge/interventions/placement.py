@@ -6,7 +6,7 @@ so that they are trained once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from intervmerge.interventions.config import (
@@ -21,6 +21,7 @@ from intervmerge.interventions.config import (
     slice_width_of,
 )
 from intervmerge.interventions.formulas import FORMULAS, Formula
+from intervmerge.interventions.sites import AUTO, SITES, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ class Placement:
     rank: int
     """Rows of A and C."""
     blocks: tuple[int, ...]
-    """The intervened blocks, 0-based, ascending."""
+    """The intervened blocks, 0-based, ascending; the feature, where it is edited, is the one after the last."""
     token: str
     """A row of TOKENS."""
     slice_width: int
-    """Elements edited."""
+    """Elements edited; where a site has representations of two widths, at most."""
     slice_start: int
     """First element edited in the first intervened block."""
     slice_shift: int
@@ -49,24 +50,40 @@ class Placement:
     """Blocks of the model."""
     grid: int
     """Patches along one side of the image."""
+    site: str = "attention"
+    """A row of SITES."""
+    features: int | None = None
+    """Elements of the model's feature, where that is edited; None where it is not."""
 
     @property
     def config(self) -> InterventionConfig:
         """The configuration in canonical form; placing it again gives this placement."""
         return InterventionConfig(**{f.name: getattr(self, f.name) for f in fields(InterventionConfig)})
 
+    def edits(self, block: int) -> str:
+        """The representation that is edited in an intervened block: a row of REPRESENTATIONS."""
+        return SITES[self.site].shown_in(block, self.num_blocks)
+
+    def width_in(self, block: int) -> int:
+        """Elements of that representation."""
+        return self.width if self.features is None or block < self.num_blocks else self.features
+
+    def slice_width_in(self, block: int) -> int:
+        """Elements edited in an intervened block."""
+        return min(self.slice_width, self.width_in(block))
+
     def slice_start_in(self, block: int) -> int:
         """The first edited element in an intervened block."""
-        return (self.slice_start + self.blocks.index(block) * self.slice_shift) % self.width
+        return (self.slice_start + self.blocks.index(block) * self.slice_shift) % self.width_in(block)
 
     def indices(self, block: int) -> tuple[int, ...]:
         """The edited elements in an intervened block, in the order of the slice; it may wrap around."""
         first = self.slice_start_in(block)
-        return tuple((first + i) % self.width for i in range(self.slice_width))
+        return tuple((first + i) % self.width_in(block) for i in range(self.slice_width_in(block)))
 
     def token_indices(self, block: int) -> tuple[int, ...]:
         """The edited tokens in an intervened block, ascending."""
-        return _reaching(self.token, block, self.num_blocks, self.grid)
+        return _reaching(self.token, SITES[self.site], block, self.num_blocks, self.grid)
 
 
 def place(
@@ -75,6 +92,7 @@ def place(
     width: int,
     num_blocks: int,
     grid: int,
+    features: int | None = None,
     formulas: Mapping[str, Formula] = FORMULAS,
 ) -> Placement:
     """The canonical placement of a configuration on a model.
@@ -84,50 +102,78 @@ def place(
         width: elements of a token.
         num_blocks: blocks of the model.
         grid: patches along one side of the image.
+        features: elements of the feature; None where it is not known, and so cannot be edited.
         formulas: the table to read.
 
     Raises:
         ConfigError: a setting is unknown or of the wrong type, does not fit the model or edits nothing.
     """
-    constant = row_of(formulas, config, "formula").constant
+    formula = row_of(formulas, config, "formula")
     row_of(STARTS, config, "start")
-    slice_width = slice_width_of(config, width)
-    if slice_width == 1 and not constant:
+    name, widths = _site_and_widths(config, formula, width, features)
+    slice_width, narrowest = _slice_of(config, widths)
+    if narrowest == 1 and not formula.constant:
         refuse("formula", config.formula, "a slice of 1 takes the constant formula only", _constant(formulas))
-    rank, largest = number_of(config, "rank"), _largest_rank(slice_width, constant)
+    rank, largest = number_of(config, "rank"), _largest_rank(narrowest, formula.constant)
     if not 1 <= rank <= largest:
-        rule = f"{config.formula} on a slice of {slice_width} has at most half the slice, or 1 if it is constant"
+        rule = f"{config.formula} on a slice of {narrowest} has at most half the slice, or 1 if it is constant"
         refuse("rank", rank, rule, f"1 to {largest}")
-    token, blocks = _tokens_and_blocks(config, num_blocks, grid)
-    first = elements_of(config, "slice_start", width)
-    shift = slice_width if config.slice_shift == "slice_width" else elements_of(config, "slice_shift", width)
-    whole = slice_width == width
+    token, blocks = _tokens_and_blocks(config, SITES[name], num_blocks, grid)
+    first = elements_of(config, "slice_start", max(widths))
+    shift = slice_width if config.slice_shift == "slice_width" else elements_of(config, "slice_shift", max(widths))
+    whole = slice_width == max(widths)
     return Placement(
         formula=config.formula,
         rank=rank,
         blocks=blocks,
         token=token,
         slice_width=slice_width,
-        slice_start=0 if whole else first % width,
-        slice_shift=0 if whole or len(blocks) == 1 else shift % width,
-        start=config.start,
+        slice_start=0 if whole else first % max(widths),
+        slice_shift=0 if whole or len(blocks) == 1 else shift % max(widths),
+        start="identity" if formula.identity is None else config.start,
         width=width,
         num_blocks=num_blocks,
         grid=grid,
+        site=name,
+        features=features if SITES[name].feature else None,
     )
+
+
+def _site_and_widths(
+    config: InterventionConfig, formula: Formula, width: int, features: int | None
+) -> tuple[str, list[int]]:
+    """The site by its own name, and the widths of what is edited there."""
+    name = formula.site if config.site == AUTO else config.site
+    site = row_of(SITES, replace(config, site=name), "site")
+    if site.feature and features is None:
+        refuse("site", name, "the feature's width is not known here", "a site in the blocks, or features=...")
+    return name, [*([width] if site.block else []), *([features] if site.feature and features else [])]
+
+
+def _slice_of(config: InterventionConfig, widths: Sequence[int]) -> tuple[int, int]:
+    """The slice width, and its narrowest where representations of several widths are edited, each as a whole."""
+    slice_width = slice_width_of(config, max(widths))
+    if len(widths) > 1 and slice_width < max(widths):
+        refuse("slice_width", config.slice_width, "this site edits representations of several widths", "'1/1'")
+    return slice_width, min(slice_width, *widths)
 
 
 def why_inapplicable(placement: Placement, formulas: Mapping[str, Formula] = FORMULAS) -> str:
     """Why a placement, canonical or not, cannot be applied to its model, in words; empty where it can."""
     p = placement
-    blocks = list(p.blocks)
+    if p.site not in SITES:
+        return f"no site {p.site!r}"
+    site, blocks = SITES[p.site], list(p.blocks)
+    wide = max([*([p.width] if site.block else []), *([p.features or 0] if site.feature else [])])
+    known = [*(range(p.num_blocks) if site.block else []), *([p.num_blocks] if site.feature else [])]
     rules = {
         f"no formula {p.formula!r}": p.formula in formulas,
         f"no token {p.token!r}": p.token in TOKENS,
         f"a model of width {p.width}, {p.num_blocks} blocks, grid {p.grid}": min(p.width, p.num_blocks, p.grid) >= 1,
-        f"a slice of {p.slice_width} of {p.width} elements": 1 <= p.slice_width <= p.width,
+        f"a feature of {p.features} elements at site {p.site}": ((p.features or 0) >= 1) == site.feature,
+        f"a slice of {p.slice_width} of {wide} elements": 1 <= p.slice_width <= wide,
         f"rank {p.rank} on a slice of {p.slice_width}": 1 <= p.rank <= p.slice_width,
-        f"blocks {blocks} of {p.num_blocks}": blocks == sorted(set(blocks) & set(range(p.num_blocks))) != [],
+        f"blocks {blocks} of {p.num_blocks}": blocks == sorted(set(blocks) & set(known)) != [],
     }
     return "; ".join(what for what, holds in rules.items() if not holds)
 
@@ -138,23 +184,27 @@ def fit(
     width: int,
     num_blocks: int,
     grid: int,
+    features: int | None = None,
     formulas: Mapping[str, Formula] = FORMULAS,
 ) -> Placement:
     """As `place`, but rank and formula give way to the slice, so that a search may draw each on its own.
 
     A slice of 1 takes the constant formula; the rank is cut to half the slice, or to 1 where Δ is constant.
     """
-    slice_width = slice_width_of(config, width)
-    constant = row_of(formulas, config, "formula").constant or slice_width == 1
-    formula = _constant(formulas) if slice_width == 1 else config.formula
-    rank = min(number_of(config, "rank"), _largest_rank(slice_width, constant))
-    fitted = replace(config, formula=formula, rank=rank)
-    return place(fitted, width=width, num_blocks=num_blocks, grid=grid, formulas=formulas)
+    row = row_of(formulas, config, "formula")
+    site, widths = _site_and_widths(config, row, width, features)
+    _, narrowest = _slice_of(config, widths)
+    constant = row.constant or narrowest == 1
+    formula = _constant(formulas) if narrowest == 1 else config.formula
+    rank = min(number_of(config, "rank"), _largest_rank(narrowest, constant))
+    fitted = replace(config, formula=formula, rank=rank, site=site)
+    return place(fitted, width=width, num_blocks=num_blocks, grid=grid, features=features, formulas=formulas)
 
 
 def extra_params(placement: Placement, formulas: Mapping[str, Formula] = FORMULAS) -> int:
     """Extra parameters of one task's interventions, over its blocks: what must be kept beside the merged weights."""
-    return len(placement.blocks) * formulas[placement.formula].extra_params(placement.rank, placement.slice_width)
+    formula = formulas[placement.formula]
+    return sum(formula.extra_params(placement.rank, placement.slice_width_in(block)) for block in placement.blocks)
 
 
 def count_extra_params(
@@ -163,6 +213,7 @@ def count_extra_params(
     width: int,
     num_blocks: int,
     num_tasks: int,
+    features: int | None = None,
     formulas: Mapping[str, Formula] = FORMULAS,
 ) -> int:
     """Extra parameters of a configuration, over all tasks and blocks.
@@ -172,7 +223,7 @@ def count_extra_params(
     Raises:
         ConfigError: the configuration does not fit the model.
     """
-    placement = place(config, width=width, num_blocks=num_blocks, grid=1, formulas=formulas)
+    placement = place(config, width=width, num_blocks=num_blocks, grid=1, features=features, formulas=formulas)
     return num_tasks * extra_params(placement, formulas)
 
 
@@ -184,24 +235,31 @@ def _constant(formulas: Mapping[str, Formula]) -> str:
     return next(name for name, row in formulas.items() if row.constant)
 
 
-def _reaching(token: str, block: int, num_blocks: int, grid: int) -> tuple[int, ...]:
-    """The edited tokens that reach the feature: in the last block, the class token alone."""
+def _reaching(token: str, site: Site, block: int, num_blocks: int, grid: int) -> tuple[int, ...]:
+    """The edited tokens that reach the feature: in the last block mostly the class token alone, after it always."""
     tokens = tuple(TOKENS[token](grid))
-    return tokens if block < num_blocks - 1 else tuple(t for t in tokens if t == 0)
+    if block < num_blocks - 1 or (block == num_blocks - 1 and site.patches_count):
+        return tokens
+    return tuple(t for t in tokens if t == 0) if block < num_blocks else (0,)
 
 
-def _tokens_and_blocks(config: InterventionConfig, num_blocks: int, grid: int) -> tuple[str, tuple[int, ...]]:
+def _tokens_and_blocks(
+    config: InterventionConfig, site: Site, num_blocks: int, grid: int
+) -> tuple[str, tuple[int, ...]]:
     """Token and blocks in canonical form: edits without effect dropped, the first name of what is edited."""
     row_of(TOKENS, config, "token")
+    after = (num_blocks,) if site.feature else ()
+    if isinstance(config.blocks, tuple):  # in canonical form the feature is one of them
+        config = replace(config, blocks=tuple(block for block in config.blocks if block not in after))
 
     def edited(token: str, blocks: Iterable[int]) -> dict[int, tuple[int, ...]]:
-        return {block: _reaching(token, block, num_blocks, grid) for block in blocks}
+        return {block: _reaching(token, site, block, num_blocks, grid) for block in blocks}
 
     chosen = edited(config.token, blocks_of(config, num_blocks))
-    blocks = tuple(block for block, tokens in chosen.items() if tokens)
-    if not blocks:
+    blocks = tuple(block for block, tokens in chosen.items() if tokens) if site.block else ()
+    if site.block and not blocks:
         rule = f"token {config.token} leaves nothing to edit: the merged base itself, which is never trained"
         allowed = "any block for the class token, one before the last for patches"
         refuse("blocks", config.blocks, rule, allowed)
     wanted = edited(config.token, blocks)
-    return next(token for token in TOKENS if edited(token, blocks) == wanted), blocks
+    return next(token for token in TOKENS if edited(token, blocks) == wanted), (*blocks, *after)

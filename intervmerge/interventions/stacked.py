@@ -9,17 +9,18 @@ others, a row has the values, the gradients and (as Adam works by element) the t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from intervmerge.errors import ConfigError
 from intervmerge.finite import check_finite
 from intervmerge.interventions import files
 from intervmerge.interventions.formulas import FORMULAS, Formula, Kernel, Moments, Tensors
 from intervmerge.interventions.placement import Placement
+from intervmerge.interventions.stack import Stack
 from intervmerge.seeding import generator
 
 Row = tuple[str, Placement]
@@ -28,57 +29,10 @@ Statistics = Callable[[str, int], tuple[Tensor, Tensor]]
 """From task and block: mean [width] and covariance [width, width] of z over the edited tokens of `adapt`."""
 
 
-class Stack(nn.Module):
-    """Rows of one placement; every parameter is one tensor of one block, [rows, ...]."""
-
-    positions: Tensor
-
-    def __init__(
-        self,
-        placement: Placement,
-        rows: Sequence[int],
-        tensors: Sequence[Mapping[str, Tensor]],
-        formula: Formula,
-    ) -> None:
-        super().__init__()
-        self.placement = placement
-        self.rows = tuple(rows)
-        """Which rows of the whole these are: axis 0 of every parameter here."""
-        self.formula = formula
-        self.register_buffer("positions", torch.tensor(self.rows), persistent=False)
-        self.tensors = nn.ParameterDict(
-            {
-                f"{block}/{name}": nn.Parameter(torch.stack([row[f"{block}/{name}"].detach() for row in tensors]))
-                for block in placement.blocks
-                for name in formula.tensors
-            }
-        )
-
-    def stored(self, block: int) -> Tensors:
-        """The trained tensors of one block, [rows, ...]."""
-        return {name: self.tensors[f"{block}/{name}"] for name in self.formula.tensors}
-
-    def kernel(self, block: int, rank: int) -> Kernel:
-        """(A, b, C) of one block, zero padded to a rank and the width; b as [rows, rank, 1]."""
-        A, b, C = self.formula.kernel(self.formula.read(self.stored(block)))  # noqa: N806
-        below = rank - b.shape[-1]
-        return Kernel(
-            None if A is None else self._padded(A, block, rank),
-            F.pad(b, (0, below)).unsqueeze(-1) if below else b.unsqueeze(-1),
-            self._padded(C, block, rank),
-        )
-
-    def _padded(self, matrix: Tensor, block: int, rank: int) -> Tensor:
-        right = self.placement.width - matrix.shape[-1]
-        below = rank - matrix.shape[-2]
-        if right or below:
-            matrix = F.pad(matrix, (0, right, 0, below))
-        first = self.placement.slice_start_in(block)
-        return matrix.roll(first, -1) if first else matrix  # rolling wraps a slice around the end
-
-
 class Interventions(nn.Module):
     """Interventions of many rows, one (task, placement) pair each; called as `interventions(block, z, rows)`.
+
+    Rows of one model may edit different representations: `site` says of which one z is.
 
     Args:
         rows: task and placement of every row; placements of one model.
@@ -98,12 +52,17 @@ class Interventions(nn.Module):
         super().__init__()
         self.rows = tuple(rows)
         shapes = {(p.width, p.num_blocks, p.grid) for _, p in self.rows}
+        rule = "rows stand side by side in one model"
         if len(shapes) != 1:
-            rule = "rows stand side by side in one model"
             raise ConfigError("interventions", sorted(shapes), rule, "one (width, blocks, grid)")
         self.width, self.num_blocks, self.grid = shapes.pop()
+        features = {p.features for _, p in self.rows} - {None}
+        if len(features) > 1:
+            raise ConfigError("interventions", sorted(map(str, features)), rule, "one width of the feature")
+        self.features = next(iter(features), None)
+        """Elements of the feature; None where no row edits it."""
         self.blocks = tuple(sorted({block for _, placement in self.rows for block in placement.blocks}))
-        """The blocks in which any row intervenes."""
+        """The blocks in which any row intervenes; the feature counts as the one after the last."""
         members: dict[Placement, list[int]] = {}
         for position, (_, placement) in enumerate(self.rows):
             members.setdefault(placement, []).append(position)
@@ -115,7 +74,10 @@ class Interventions(nn.Module):
         for number, stack in enumerate(self.stacks):
             self.add_module(f"stack_{number}", stack)
         self._home = {row: (stack, i) for stack in self.stacks for i, row in enumerate(stack.rows)}
-        self._active = {b: [s for s in self.stacks if b in s.placement.blocks] for b in self.blocks}
+        self._active: dict[tuple[str, int], list[Stack]] = {}
+        for stack in self.stacks:
+            for block in stack.placement.blocks:
+                self._active.setdefault((stack.placement.edits(block), block), []).append(stack)
         self._register_tokens()
 
     @classmethod
@@ -144,40 +106,57 @@ class Interventions(nn.Module):
     @property
     def class_only(self) -> bool:
         """Whether only the class token is edited, in every row and block."""
-        return all(self.edited(block) == (0,) for block in self.blocks)
+        return all(tokens == (0,) for tokens in self._edited.values())
 
-    def edited(self, block: int) -> tuple[int, ...]:
+    def edited(self, block: int, site: str = "attention") -> tuple[int, ...]:
         """The tokens that any row edits in a block, ascending: the tokens of z that `forward` expects."""
-        return self._edited.get(block, ())
+        return self._edited.get((site, block), ())
 
-    def forward(self, block: int, z: Tensor, rows: slice | Sequence[int] | Tensor | None = None) -> Tensor:
-        """Δ of the attention output; the edited output is z + Δ.
+    def forward(
+        self,
+        block: int,
+        z: Tensor,
+        rows: slice | Sequence[int] | Tensor | None = None,
+        site: str = "attention",
+    ) -> Tensor:
+        """Δ of a representation; the edited one is z + Δ.
 
         Args:
-            block: the block whose attention output z is.
+            block: the block whose representation z is.
             z: [rows, batch, edited tokens, width], in any dtype.
             rows: which rows stand on axis 0 of z, in order; None for all.
+            site: which representation: a row of REPRESENTATIONS.
 
         Returns:
             Δ in the shape and dtype of z, computed in fp32; zeros for rows that do not intervene here.
         """
-        active = self._active.get(block)
+        active = self._active.get((site, block))
         if not active:
             return torch.zeros_like(z)
-        assert z.shape[2:] == (len(self.edited(block)), self.width), "z holds the edited tokens"
+        width = active[0].placement.width_in(block)
+        assert z.shape[2:] == (len(self.edited(block, site)), width), "z holds the edited tokens"
         at = rows if rows is None or isinstance(rows, slice | Tensor) else list(rows)
         with torch.autocast(z.device.type, enabled=False):
             kernel = self._kernel(active, block)
             A, b, C = kernel if at is None else kernel.of(at)  # noqa: N806
             points = z.flatten(1, 2).float()
             hidden = b.mT if A is None else torch.baddbmm(b.mT, points, A.mT)
+            hidden = self._cut(hidden, site, block, at)
             delta = torch.bmm(hidden, C)
             delta = (delta.expand(points.shape) if A is None else delta).reshape(z.shape)
-        mask = self._masks.get(block)
+        mask = self._masks.get((site, block))
         if mask is not None:
             edits = self.get_buffer(mask)
             delta = delta * (edits if at is None else edits[at])
         return delta.to(z.dtype)
+
+    def _cut(self, hidden: Tensor, site: str, block: int, at: slice | list[int] | Tensor | None) -> Tensor:
+        """What z is projected to [rows, points, rank], at zero for the rows whose formula says so."""
+        name = self._relus.get((site, block))
+        if name is None:
+            return hidden
+        relus = self.get_buffer(name)
+        return torch.where(relus if at is None else relus[at], hidden.relu(), hidden)
 
     def state(self, row: int) -> Tensors:
         """The trained tensors of one row, named `block/tensor`: copies, as stored."""
@@ -259,18 +238,25 @@ class Interventions(nn.Module):
         return total
 
     def _register_tokens(self) -> None:
-        """Edited tokens by block and, where rows differ, which are whose: [rows, 1, tokens, 1]."""
-        self._edited: dict[int, tuple[int, ...]] = {}
-        self._masks: dict[int, str] = {}
-        for block, active in self._active.items():
+        """Edited tokens by representation and block and, where rows differ, which are whose: [rows, 1, tokens, 1]; and
+        whose projections are cut at zero, [rows, 1, 1], where any are.
+        """
+        self._edited: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._masks: dict[tuple[str, int], str] = {}
+        self._relus: dict[tuple[str, int], str] = {}
+        for (site, block), active in self._active.items():
             own = {stack: set(stack.placement.token_indices(block)) for stack in active}
-            edited = self._edited[block] = tuple(sorted(set().union(*own.values())))
+            edited = self._edited[site, block] = tuple(sorted(set().union(*own.values())))
+            stacks = [self._home[row][0] for row in range(len(self.rows))]
+            if any(stack.formula.relu for stack in active):
+                relus = torch.tensor([stack.formula.relu for stack in stacks])
+                self._relus[site, block] = f"relus_{site}_{block}"
+                self.register_buffer(self._relus[site, block], relus[:, None, None], persistent=False)
             if all(len(tokens) == len(edited) for tokens in own.values()):
                 continue
-            tokens_of = [own.get(self._home[row][0], set()) for row in range(len(self.rows))]
-            mask = torch.tensor([[token in tokens for token in edited] for tokens in tokens_of])
-            self._masks[block] = f"edits_{block}"
-            self.register_buffer(self._masks[block], mask[:, None, :, None], persistent=False)
+            mask = torch.tensor([[token in own.get(stack, set()) for token in edited] for stack in stacks])
+            self._masks[site, block] = f"edits_{site}_{block}"
+            self.register_buffer(self._masks[site, block], mask[:, None, :, None], persistent=False)
 
 
 def _started(
@@ -290,8 +276,8 @@ def _started(
 
     drawn: Tensors = {}
     for block in placement.blocks:
-        tensors = formula.paper(placement.rank, placement.slice_width, drawing)
-        if placement.start == "identity":
-            tensors = formula.identity(tensors, lambda block=block: moments(block))  # type: ignore[misc]
+        tensors = formula.started(
+            placement.start, placement.rank, placement.slice_width_in(block), drawing, partial(moments, block)
+        )
         drawn |= {f"{block}/{name}": tensor for name, tensor in tensors.items()}
     return drawn

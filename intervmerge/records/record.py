@@ -64,7 +64,8 @@ class Record:
     state: State
     seed: int
     intervention: Mapping[str, Any]
-    """The canonical configuration: formula, rank, blocks, token, slice_width, slice_start, slice_shift, start."""
+    """The canonical configuration: formula, rank, blocks, token, slice_width, slice_start, slice_shift, start,
+    site."""
     training: Mapping[str, Any]
     extra_params: int
     rungs: Sequence[Rung] = ()

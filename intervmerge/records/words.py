@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from intervmerge.interventions import SITES
+
 
 def in_words(intervention: Mapping[str, Any], width: int, num_blocks: int) -> str:
     """A configuration in words: `noreft rank 4, all blocks, class token, slice of 8 from 0, shifted by 8`."""
-    blocks = intervention["blocks"]
+    site, blocks = SITES[intervention.get("site", "attention")], [b for b in intervention["blocks"] if b < num_blocks]
+    what = f"{intervention['formula']} rank {intervention['rank']}"
+    if not blocks:  # no token, and as many elements as the feature has, or fewer
+        slice_of = f"{intervention['slice_width']} elements from {intervention['slice_start']}"
+        return f"{what}, {site.words}, {slice_of}"
     places = "all blocks" if len(blocks) == num_blocks else f"block{'s' * (len(blocks) > 1)} {_ranges(blocks)}"
-    words = [f"{intervention['formula']} rank {intervention['rank']}", places, f"token {intervention['token']}"]
+    words = [what, places, *([site.words] if site.words else []), f"token {intervention['token']}"]
     if intervention["slice_width"] < width:
         words.append(f"slice of {intervention['slice_width']} from {intervention['slice_start']}")
         if intervention["slice_shift"]:

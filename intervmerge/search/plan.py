@@ -37,6 +37,7 @@ class SearchPlan:
 
     space: str | Path
     suite: str | Path | None = None
+    preset: str | None = None
     base: Base | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
     """Settings of SearchSettings that are not to be the space's."""
@@ -117,7 +118,7 @@ def prepare(plan: SearchPlan) -> Prepared:
         InputError: the first thing that is wrong, with file and line where it stands in one.
     """
     path = find_space(plan.space)
-    space = read_space(path)
+    space = read_space(path, plan.preset)
     search = replace(space.search, **plan.search)
     training = space.training if plan.engine is None else replace(space.training, engine=plan.engine)
     space = replace(space, search=search, training=training, base=space.base if plan.base is None else plan.base)

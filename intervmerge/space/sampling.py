@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from intervmerge.errors import ConfigError, lookup
-from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.interventions import AUTO, InterventionConfig, Placement, extra_params, fit
 from intervmerge.records.stopping import STOPPING
 from intervmerge.settings import read_settings
 from intervmerge.space.samplers import GRID, SAMPLERS
@@ -102,7 +102,7 @@ class Sampling:
     def _check_value(self, part: str, setting: str, value: Any) -> None:
         try:
             if part == "training":
-                read_settings(TrainingConfig, {setting: value}, "")
+                read_settings(TrainingConfig, {"engine": self.space.training.engine, setting: value}, "")
             else:
                 self.fit({setting: value})
         except ConfigError as error:
@@ -146,7 +146,7 @@ class Sampling:
         """
         shape = self.shape
         config = InterventionConfig(**intervention)
-        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features)
 
     def _value(self, source: Source, name: str, domain: Any) -> Any:
         value = drawn_value(source, name, domain)
@@ -158,16 +158,14 @@ class Sampling:
     def cost_range(self) -> tuple[int, int]:
         """Extra parameters of the cheapest and of the dearest configuration of the space."""
         known = domains(self.space)
-        axes = [
-            _extremes(known[f"intervention.{name}"]) for name in ("formula", "blocks", "token", "slice_width", "rank")
-        ]
+        names = ("formula", "blocks", "site", "token", "slice_width", "rank")
+        axes = [_extremes(known[f"intervention.{name}"]) for name in names]
         masks = ["1" + "0" * (self.shape.blocks - 1), "1" * self.shape.blocks]
         axes[1] = [value for option in axes[1] for value in (masks if option == MASK else [option])]
         costs = []
-        for formula, blocks, token, width, rank in itertools.product(*axes):
-            values = {"formula": formula, "blocks": blocks, "token": token, "slice_width": width, "rank": rank}
+        for values in itertools.product(*axes):
             try:
-                costs.append(extra_params(self.fit(values)) * self.num_tasks)
+                costs.append(extra_params(self.fit(dict(zip(names, values, strict=True)))) * self.num_tasks)
             except ConfigError:
                 continue  # edits nothing
         if not costs:
@@ -240,6 +238,8 @@ class Sampling:
             for name, domain in domains(self.space).items():
                 setting = name.removeprefix("intervention.")
                 wanted = prior.get(setting, 0 if setting.startswith("slice_s") else None)
+                if setting == "site":  # the paper's own, under either name
+                    wanted = AUTO if _holds(domain, AUTO) else "attention"
                 if name.startswith("training.") or wanted is None:
                     continue
                 if not _holds(domain, wanted):

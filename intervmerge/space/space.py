@@ -16,9 +16,10 @@ from intervmerge.bases.rules import resolve
 from intervmerge.errors import ConfigError, nearest
 from intervmerge.interventions import InterventionConfig
 from intervmerge.settings import Lines as Lines
-from intervmerge.settings import read_file, settings
+from intervmerge.settings import read_settings, settings
 from intervmerge.space.search import SearchSettings as SearchSettings
 from intervmerge.trial.config import TrainingConfig
+from intervmerge.trial.presets import filled
 
 
 @settings
@@ -94,6 +95,7 @@ class InterventionSpace:
     slice_start: Elements = InterventionConfig.slice_start
     slice_shift: Elements = InterventionConfig.slice_shift
     start: Name = InterventionConfig.start
+    site: Name = InterventionConfig.site
 
 
 @settings
@@ -107,6 +109,7 @@ class TrainingSpace:
     """As in TrainingConfig; rungs beyond a trial's last step are left out."""
     engine: str = TrainingConfig.engine
     """As in TrainingConfig."""
+    loss: Name = TrainingConfig.loss
 
     def __post_init__(self) -> None:
         if list(self.rungs) != sorted({rung for rung in self.rungs if rung > 0}):
@@ -122,6 +125,8 @@ class Space:
     """A search space, not yet held against a model."""
 
     suite: str = "mini8"
+    preset: str | None = None
+    """A row of PRESETS: what `intervention` and `training` have where this file says nothing."""
     base: Base | list[Base] = "auto"
     """One merged base; a list makes one study each."""
     training: TrainingSpace = field(default_factory=TrainingSpace)
@@ -163,16 +168,23 @@ def domains(space: Space) -> dict[str, Any]:
     }
 
 
-def read_space(name: str | Path) -> Space:
+def read_space(name: str | Path, preset: str | None = None) -> Space:
     """Read and check a search space.
 
     Args:
         name: the path of a YAML file, or the name of a shipped one, with or without `.yaml`.
+        preset: a row of PRESETS, instead of the file's own.
 
     Raises:
         ConfigError: with file, line and key, what was got, the rule and what is allowed.
     """
-    return read_file(Space, find_space(name))
+    lines = Lines(find_space(name))
+    chosen = lines.values.get("preset") if preset is None else preset
+    try:
+        filling = chosen if isinstance(chosen, str) else None  # what is no name is refused as a setting
+        return read_settings(Space, filled(lines.values, filling), "")
+    except ConfigError as error:
+        raise lines.located(error) from error
 
 
 def find_space(name: str | Path) -> Path:

@@ -59,9 +59,9 @@ def upgraded(record: Mapping[str, Any], right: Mapping[str, str]) -> dict[str, A
         right: by task, which images of `test` are right: format 1 kept them apart.
     """
     repeats = [_whole(again, again.get("right", {})) for again in record["repeats"]]
-    placed = {"intervention": InterventionConfig, "training": TrainingConfig}
+    placed = {"intervention": {**_defaults(InterventionConfig), **_MEANT}, "training": _defaults(TrainingConfig)}
     # empty where the configuration edits nothing
-    filled = {name: {**_defaults(kind), **record[name]} for name, kind in placed.items() if record[name]}
+    filled = {name: {**known, **record[name]} for name, known in placed.items() if record[name]}
     if "intervention" in filled:
         _CANONICAL.validate_python(filled["intervention"])
     return {**_whole(record, right), **filled, "repeats": repeats}
@@ -77,6 +77,8 @@ _CANONICAL: TypeAdapter[Any] = TypeAdapter(
     make_dataclass("Canonical", [(f.name, get_type_hints(Placement)[f.name]) for f in fields(InterventionConfig)])
 )
 """Settings as a placement has them: numbers, not a user's words."""
+_MEANT = {"site": Placement.site}
+"""What a canonical configuration meant before it said so."""
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

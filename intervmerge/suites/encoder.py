@@ -1,7 +1,7 @@
 """An open_clip vision tower, opened at its block boundaries.
 
 A block is `x + z` followed by `x + mlp(ln_2(x))`, where `z = attention(ln_1(x))`, out_proj included, is what an
-intervention edits (IntervMerge eq. 3.3). Blocks count from 0; the papers count from 1.
+intervention edits (IntervMerge eq. 3.3). Every step shows an edit what it made. Blocks count from 0; the papers from 1.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from intervmerge.errors import CheckpointError, ConfigError, nearest
 from intervmerge.merging import State
 from intervmerge.settings import settings
 
-Edit = Callable[[int, Tensor], Tensor]
-"""From a block and its z [images, tokens, width] to what stands in z's place."""
+Edit = Callable[[str, int, Tensor], Tensor]
+"""From the name of a representation, a block and its z [images, tokens, width] to what stands in z's place.
+
+The names are interventions' REPRESENTATIONS; the feature [images, 1, features] comes after the last block."""
+
+
+def unedited(site: str, block: int, z: Tensor) -> Tensor:
+    """The edit that changes nothing."""
+    return z
 
 
 MOST = {"image_size": 4096, "patch_size": 4096, "width": 65_536, "blocks": 1_000, "heads": 65_536, "features": 65_536}
@@ -149,13 +156,13 @@ class Encoder(nn.Module):
             tower.ln_pre(torch.cat([first, patches], dim=1) + tower.positional_embedding.to(patches.dtype)),
         )
 
-    def attend(self, block: int, tokens: Tensor, class_only: bool = False) -> Tensor:
+    def attend(self, block: int, tokens: Tensor, class_only: bool = False, edit: Edit = unedited) -> Tensor:
         """z of a block [images, tokens, width]: its attention output, out_proj included, before the residual add.
 
         With `class_only` just the class token asks, of all tokens: [images, 1, width].
         """
         module = self.block(block)
-        normed = module.ln_1(tokens)
+        normed = edit("ln_1", block, module.ln_1(tokens))
         attn, width = module.attn, self.architecture.width
         if class_only:
             query = F.linear(normed[:, :1], attn.in_proj_weight[:width], attn.in_proj_bias[:width])
@@ -164,38 +171,40 @@ class Encoder(nn.Module):
             query, key, value = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
         query, key, value = (self._by_head(tokens) for tokens in (query, key, value))
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return cast(Tensor, attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+        return edit("attention", block, attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
     def _by_head(self, tokens: Tensor) -> Tensor:
         """[images, tokens, width] to [images, heads, tokens, width / heads]."""
         return tokens.view(*tokens.shape[:2], self.architecture.heads, -1).transpose(1, 2)
 
-    def finish(self, block: int, tokens: Tensor) -> Tensor:
+    def finish(self, block: int, tokens: Tensor, edit: Edit = unedited) -> Tensor:
         """The rest of a block, x + mlp(ln_2(x)), for x [images, any tokens, width]."""
         module = self.block(block)
-        return cast(Tensor, tokens + module.mlp(module.ln_2(tokens)))
+        tokens = edit("residual", block, tokens)
+        hidden = module.mlp(edit("ln_2", block, module.ln_2(tokens)))
+        return edit("block", block, tokens + edit("mlp", block, hidden))
 
-    def project(self, class_token: Tensor) -> Tensor:
+    def project(self, class_token: Tensor, edit: Edit = unedited) -> Tensor:
         """The class token after the last block [images, width] to the un-normalised feature [images, features]."""
-        return cast(Tensor, self.tower.ln_post(class_token) @ self.tower.proj)
+        feature: Tensor = (self.tower.ln_post(class_token) @ self.tower.proj).float()
+        return edit("feature", self.architecture.blocks, feature.unsqueeze(1)).squeeze(1)
 
     def run(self, tokens: Tensor, edit: Edit | None = None, first: int = 0) -> Tensor:
         """Tokens that enter block `first` [images, tokens, width] to un-normalised features [images, features].
 
         In the last block only the class token is computed, as nothing else reaches the feature: there `edit` gets
-        z of [images, 1, width].
+        z of [images, 1, width], but for ln_1, which is of all tokens.
 
         Args:
             tokens: what `embed` gave, or what the blocks before `first` made of it.
-            edit: called with each block and its z; returns what stands in z's place.
+            edit: called with each representation; None changes nothing.
             first: the block to begin with; past the last, only the projection is left.
         """
-        last = self.architecture.blocks - 1
+        last, edit = self.architecture.blocks - 1, edit or unedited
         for block in range(first, last + 1):
-            z = self.attend(block, tokens, class_only=block == last)
-            z = z if edit is None else edit(block, z)
-            tokens = self.finish(block, tokens[:, : z.shape[1]] + z)
-        return self.project(tokens[:, 0])
+            z = self.attend(block, tokens, class_only=block == last, edit=edit)
+            tokens = self.finish(block, tokens[:, : z.shape[1]] + z, edit)
+        return self.project(tokens[:, 0], edit)
 
     def boundaries(self, tokens: Tensor) -> Iterator[Tensor]:
         """From the tokens that enter block 0 [images, tokens, width], what enters each block, and what leaves the last.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
@@ -23,9 +24,9 @@ from intervmerge.records.scores import Score
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.distill import Lesson
 from intervmerge.trial.evaluate import measure_student, teacher_features
-from intervmerge.trial.moments import Moments, moments, unseen
+from intervmerge.trial.lesson import LOSSES, Lesson, block_targets
+from intervmerge.trial.lesson.moments import Moments, moments, unseen
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,18 @@ class Bench:
         return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 
     @cached_property
+    def block_lesson(self) -> Lesson:
+        """The same for a loss that looks at blocks."""
+        suite = self.base.suite
+        key = f"blocks/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
+        targets = self.base.store.get(key, lambda: block_targets(suite, self.device))
+        return replace(self.lesson, targets=targets.to(self.device))
+
+    def lesson_of(self, training: TrainingConfig) -> Lesson:
+        """What the training's loss reads."""
+        return self.block_lesson if LOSSES[training.loss].blocks else self.lesson
+
+    @cached_property
     def exact(self) -> ExactEngine:
         """The engine without approximation, for any tokens."""
         return ExactEngine(self.base.suite, self.encoder, self.caches)
@@ -111,9 +124,10 @@ class Bench:
                 to adapt on.
         """
         check_batch(sizes(self.base.suite, "adapt"), training.batch, self.plan.adapt)
-        streams = placement.token == "class" and self.caches.plan.storage is not None
+        looks_inside = LOSSES[training.loss].blocks
+        streams = placement.token == "class" and self.caches.plan.storage is not None and not looks_inside
         if training.engine == "stream" and not streams:
-            rule = "the class stream needs its caches, and token class"
+            rule = "the class stream needs its caches, token class and a loss of features"
             got = f"stream for token {placement.token}, with {self.caches.plan.words(self.base.suite)}"
             raise ConfigError("training.engine", got, rule, "auto or exact")
         return self.stream if streams and training.engine != "exact" else self.exact
@@ -134,7 +148,9 @@ class Bench:
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""
         shape = self.base.suite.architecture
-        return place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+        return place(
+            config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features
+        )
 
     def circumstances(self, placement: Placement | None = None) -> Circumstances:
         """What the figures of a trial depend on, besides its configuration and this base."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.interventions import InterventionConfig
 from intervmerge.settings import settings
+from intervmerge.trial.lesson.losses import LOSSES
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     {
@@ -22,7 +23,7 @@ ENGINES: Mapping[str, str] = MappingProxyType(
 
 @settings
 class TrainingConfig:
-    """How interventions are trained: Adam on the L1 distance to the teachers' features, no labels."""
+    """How interventions are trained: Adam on the distance to the teachers' features, no labels."""
 
     steps: int = 100
     """Optimizer steps; one takes a batch of every task. The paper's 16,000 images a task are 1,000 steps."""
@@ -34,9 +35,14 @@ class TrainingConfig:
     """Steps, besides the last, after which a trial is measured and saved, and may be stopped."""
     engine: str = "auto"
     """A row of ENGINES."""
+    loss: str = "l1"
+    """How far a student is from its teacher: a row of LOSSES."""
 
     def __post_init__(self) -> None:
         lookup(ENGINES, self.engine, "training.engine")
+        if lookup(LOSSES, self.loss, "training.loss").blocks and self.engine == "stream":
+            rule = "the class stream carries no mean over tokens"
+            raise ConfigError("training.engine", f"stream, for loss {self.loss}", rule, "auto, exact, or loss: l1")
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name}", getattr(self, name), "it is a count", "1 or more")

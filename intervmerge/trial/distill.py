@@ -6,34 +6,23 @@ a task draws depends on nothing but the seed and the task. A task trained alone 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from intervmerge.engines.batches import Batch, batches
-from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.exact import Engine
 from intervmerge.engines.graphs import StreamSteps
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.trial.config import TrainingConfig
+from intervmerge.trial.lesson import LOSSES, Lesson, Loss, shown
 
 CHECKED = 25
 """Every so many steps, and at rungs, losses and weights are looked at: on CUDA each look waits for the device."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What the teachers say of the `adapt` images of all tasks, one task after another."""
-
-    targets: Tensor
-    """[images of all tasks, features]"""
-    sizes: Mapping[str, int]
-    """Images of each task."""
-    limit: int | None = None
-    """Images of each task that are used at most."""
 
 
 def adam(interventions: Interventions, training: TrainingConfig) -> torch.optim.Optimizer:
@@ -57,14 +46,13 @@ def distill(
 ) -> Iterator[int]:
     """Train `interventions` in place; yields the step count at every rung, and at the end.
 
-    A stopped trial is a loop that is not continued. Loss: L1, mean over images and elements, of un-normalised
-    features (IntervMerge, section 3.3).
+    A stopped trial is a loop that is not continued.
 
     Args:
         engine: of the merged base.
         interventions: one row a task, in the lesson's order.
         lesson: what the teachers say.
-        training: steps, batch, learning rate, rungs.
+        training: steps, batch, learning rate, rungs, loss.
         seed: of the order of batches.
         optimizer: `adam` of these interventions, perhaps with the state of the steps already done.
         done: steps that were done before; training goes on after them as if it had never stopped.
@@ -83,22 +71,22 @@ def distill(
         together = max(1, step_bytes // engine.step_bytes(training.batch, interventions.blocks[0]))
     recorded = graphs and isinstance(engine, StreamEngine)
 
+    def group(rows: list[int]) -> _Group:
+        add = _adding(engine, interventions, rows, LOSSES[training.loss], recorded)
+        return _Group(rows, add, torch.zeros(len(rows), device=engine.device))
+
     def prepared() -> list[_Group]:
         """The rows that are trained on, so many at a time."""
         rest(optimizer, interventions, stopped)
         rows = [row for row in range(len(lesson.sizes)) if row not in stopped]
-        parts = [rows[start : start + together] for start in range(0, len(rows), together)]
-        return [
-            _Group(part, _adding(engine, interventions, part, recorded), torch.zeros(len(part), device=engine.device))
-            for part in parts
-        ]
+        return [group(rows[start : start + together]) for start in range(0, len(rows), together)]
 
     groups = prepared()
     for step, index in enumerate(order[done:], start=done + 1):
         optimizer.zero_grad(set_to_none=not recorded)  # a recording adds to the same tensors at every step
-        for group in groups:
-            images = index[group.rows]
-            group.losses.add_(group.add(Batch("adapt", images), lesson.targets[images.to(lesson.targets.device)]))
+        for part in groups:
+            images = index[part.rows]
+            part.losses.add_(part.add(Batch("adapt", images), lesson.targets[images.to(lesson.targets.device)]))
         optimizer.step()
         on_step(step)
         if step in training.measured_steps or step % CHECKED == 0:
@@ -141,23 +129,18 @@ def _check(
             check_finite(tensor, f"the optimizer's {name}", f"by step {step}")
 
 
-def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], recorded: bool) -> Add:
+def _adding(engine: Engine, interventions: Interventions, rows: Sequence[int], loss: Loss, recorded: bool) -> Add:
     if recorded:
         assert isinstance(engine, StreamEngine)
-        return StreamSteps(engine, interventions, rows, distance)
+        return StreamSteps(engine, interventions, rows, loss.distance)
     whose = None if len(rows) == len(interventions.rows) else rows
 
     def add(batch: Batch, targets: Tensor) -> Tensor:
-        losses = distance(features(engine, interventions, batch, whose), targets)
+        losses = loss.distance(shown(engine, interventions, batch, whose, loss.blocks), targets)
         losses.sum().backward()
         return losses.detach()
 
     return add
-
-
-def distance(found: Tensor, targets: Tensor) -> Tensor:
-    """L1 between features, both [rows, images, features]: each row's own mean [rows]."""
-    return (found - targets).abs().mean(dim=(1, 2))
 
 
 def rest(optimizer: torch.optim.Optimizer, interventions: Interventions, stopped: Collection[int]) -> None:

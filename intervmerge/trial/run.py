@@ -96,20 +96,21 @@ def rungs(
     how = f"{engine.name} {bench.caches.plan.storage} {bench.caches.plan.adapt}"
     rest = f"{how} {config} {list(interventions.state_by_task())}"
     whose, former = f"{bench.base.fingerprint} {rest}", f"{bench.base.former_fingerprint} {rest}"
-    measured = [] if folder is None else unfinished.take_up(folder, (whose, former), interventions, optimizer)
+    names = (whose, former, unfinished.as_before(whose), unfinished.as_before(former))
+    measured = [] if folder is None else unfinished.take_up(folder, names, interventions, optimizer)
     if folder is not None and measured:
         interventions.save(folder / FILE)  # perhaps of a later rung, or lost
     yield from measured
     done, before = (measured[-1].steps, measured[-1].seconds) if measured else (0, 0.0)
     began = time.perf_counter() - before
-    names = bench.base.suite.task_names
-    at_rest = {names.index(task) for task in measured[-1].stopped} if measured else set()
-    if len(at_rest) == len(names):
+    tasks = bench.base.suite.task_names
+    at_rest = {tasks.index(task) for task in measured[-1].stopped} if measured else set()
+    if len(at_rest) == len(tasks):
         return
     training = distill(
         engine,
         interventions,
-        bench.lesson,
+        bench.lesson_of(config.training),
         config.training,
         config.seed,
         optimizer=optimizer,
@@ -126,12 +127,12 @@ def rungs(
         elif engine is not bench.exact:
             rung = _exactly(bench, interventions, rung, worthwhile(rung))
         measured = [*measured, replace(rung, seconds=time.perf_counter() - began)]
-        at_rest.update(names.index(task) for task in rung.stopped)
+        at_rest.update(tasks.index(task) for task in rung.stopped)
         if folder is not None:
             interventions.save(folder / FILE)
             unfinished.put_aside(folder, whose, interventions, optimizer, measured)
         yield measured[-1]
-        if len(at_rest) == len(names):
+        if len(at_rest) == len(tasks):
             return
 
 

@@ -27,7 +27,17 @@ FILE = "unfinished.safetensors"
 KEY = "intervmerge.unfinished"
 """Of the metadata: whose state this is, and the rungs measured so far."""
 
+LATER = (", loss='l1'", ", site='attention'", ", site='auto'")
+"""Settings that earlier versions did not name, at the values that they meant."""
+
 _RUNGS = TypeAdapter(list[Rung])
+
+
+def as_before(identity: str) -> str:
+    """The name that an earlier version gave the same trial."""
+    for setting in LATER:
+        identity = identity.replace(setting, "")
+    return identity
 
 
 def put_aside(

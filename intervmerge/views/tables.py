@@ -18,9 +18,10 @@ NOTHING = "no intervention"
 
 def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
     """A trial as one row of the table."""
-    placed = dict.fromkeys(("formula", "rank", "blocks", "token", "slice_width", "slice_start", "slice_shift"))
+    names = ("formula", "rank", "blocks", "token", "slice_width", "slice_start", "slice_shift", "site")
+    placed = dict.fromkeys(names)
     placed |= {name: trial.intervention[name] for name in placed if name in trial.intervention}
-    placed |= {name: trial.training.get(name) for name in ("steps", "batch", "learning_rate")}
+    placed |= {name: trial.training.get(name) for name in ("steps", "batch", "learning_rate", "loss")}
     if placed["blocks"] is not None:
         placed["blocks"] = " ".join(map(str, placed["blocks"]))
     return {
@@ -121,7 +122,7 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
     wholes = ("number", "seed", "rank", "extra_params", "steps", "batch", "slice_width", "slice_start", "slice_shift")
     kinds |= dict.fromkeys(wholes, whole) | dict.fromkeys((f"accuracy/{task}" for task in study.tasks), number)
     names = ["number", "state", "base", "seed", "formula", "rank", "blocks", "token", "slice_width", "slice_start"]
-    names += ["slice_shift", "steps", "batch", "learning_rate", "extra_params", "accuracy"]
+    names += ["slice_shift", "site", "steps", "batch", "learning_rate", "loss", "extra_params", "accuracy"]
     names += [*(f"accuracy/{task}" for task in study.tasks), "engine", "measured_by", "seconds", "on_front", "error"]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     with replacing(path) as fresh:

@@ -40,7 +40,8 @@ from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.distill import Lesson, adam, distill
+from intervmerge.trial.distill import adam, distill
+from intervmerge.trial.lesson import Lesson
 
 SHAPES = {"vit_b32": open_clip_architecture("ViT-B-32-quickgelu"), "mini8": load_suite("mini8").architecture}
 CONFIG = TrialConfig(intervention=InterventionConfig(rank=1))

@@ -1,4 +1,4 @@
-"""`intervmerge trial`: train one configuration of interventions on a merged base, without labels."""
+"""Flags of one trial, and the configuration that they say."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intervmerge.cli.arguments import add_base_arguments, add_limits, choose_base, open_suite
-from intervmerge.cli.program.values import check_out, number, whole
+from intervmerge.cli.arguments import add_base_arguments, add_limits
+from intervmerge.cli.program.values import number, whole
 
 if TYPE_CHECKING:
-    from intervmerge.records.record import Rung
     from intervmerge.trial.config import TrialConfig
 
 SLICE_FLAGS = ("slice_width", "slice_start", "slice_shift")
-INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start")
-HELP = "train one configuration of interventions and print accuracy by task"
+INTERVENTION_FLAGS = ("formula", "rank", "blocks", "token", *SLICE_FLAGS, "start", "site")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the command; those left out have the defaults of InterventionConfig, TrainingConfig and TrialConfig."""
+    """Flags of the command; those left out have the preset's, or the settings' own."""
     add_base_arguments(parser)
+    parser.add_argument("--preset", help="paper-text or paper-code: settings of the flags that are left out")
     what = parser.add_argument_group("interventions")
-    what.add_argument("--formula", help="noreft, loreft, direft, nodireft, consreft, lobireft (default noreft)")
+    what.add_argument(
+        "--formula", help="noreft, loreft, direft, nodireft, consreft, lobireft; surgery (default noreft)"
+    )
     what.add_argument("--rank", type=whole, help="at most half the slice width (default 1)")
     what.add_argument(
         "--blocks",
@@ -37,71 +38,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slice-shift", help="elements from one block to the next, a fraction, or slice_width (default 0)"
     )
     what.add_argument("--start", help="identity, or paper for the authors' initial values (default identity)")
+    what.add_argument(
+        "--site",
+        help="attention, ln_1, residual, ln_2, mlp, block, feature, block_and_feature (default: where the formula's "
+        "source puts it, the feature for surgery and the attention output for the others)",
+    )
     how = parser.add_argument_group("training")
     how.add_argument("--steps", type=whole, help="optimizer steps (default 100)")
     how.add_argument("--batch", type=whole, help="images of each task a step (default 16)")
     how.add_argument("--learning-rate", type=number, help="of Adam (default 0.01)")
     how.add_argument("--rungs", type=whole, nargs="*", help="steps after which to measure, besides the last")
     how.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")
+    how.add_argument("--loss", help="of features l1, l1_normalised, mse, cosine; or blocks (default l1)")
     add_limits(how)
     how.add_argument("--seed", type=whole, help="of initial values and batches (default 0)")
     parser.add_argument("--test", action="store_true", help="report on test too; choose by validation before you do")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write interventions.safetensors here at every rung")
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Merge, train, print."""
-    config = config_of(chosen)
-    suite = open_suite(chosen)
-    from intervmerge.engines.batches import check_batch, sizes
-    from intervmerge.interventions import place
-
-    shape = suite.architecture  # refuse what does not fit before the sweep takes its time
-    place(config.intervention, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
-    check_batch(sizes(suite, "adapt"), config.training.batch)
-    if chosen.out is not None:
-        check_out(chosen.out)
-    base = choose_base(chosen, suite)
-
-    from intervmerge.machine import Machine, cache_folder
-    from intervmerge.stores.mapped import MappedStore
-    from intervmerge.trial.bench import Bench
-    from intervmerge.trial.references import references
-    from intervmerge.trial.run import run_trial
-    from intervmerge.views.terminal.tables import print_scores
-
-    machine = Machine(
-        device=chosen.device,
-        cache_gib=chosen.cache_gib,
-        step_gib=chosen.step_gib,
-        cuda_graphs=chosen.cuda_graphs,
-    )
-    bench = Bench(base, machine, caches=MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes))
-    print(bench.caches.plan.words(suite))
-    result = run_trial(config, bench, folder=chosen.out, on_rung=_print_rung)
-    for split in ("validation", "test") if chosen.test else ("validation",):
-        repaired = result.rungs[-1].scores if split == "validation" else bench.measure(result.interventions, split)
-        columns = {**references(bench, split), "merged": bench.measure(None, split), "repaired": repaired}
-        print_scores(f"{suite.name}, {base.label}, {split}", suite, columns)
-    print(
-        f"extra parameters: {result.extra_params:,} for {len(suite.tasks)} tasks; trained by the {result.engine} "
-        f"engine, measured at the end by the exact one; {result.seconds:.1f} s"
-    )
-    return 0
-
-
-def _print_rung(rung: Rung) -> None:
-    print(
-        f"step {rung.steps}: accuracy {100 * rung.accuracy:.1f} %, agreement with the teachers "
-        f"{100 * rung.agreement:.1f} % (validation), {rung.seconds:.1f} s",
-        flush=True,
-    )
-
-
 def config_of(chosen: argparse.Namespace) -> TrialConfig:
     """The configuration that the flags say; those left out have the settings' own defaults."""
     from intervmerge.settings import read_settings
     from intervmerge.trial.config import TrialConfig
+    from intervmerge.trial.presets import filled
 
     intervention = _given(chosen, *INTERVENTION_FLAGS)
     intervention |= {name: _number(str(intervention[name])) for name in SLICE_FLAGS if name in intervention}
@@ -109,10 +68,10 @@ def config_of(chosen: argparse.Namespace) -> TrialConfig:
         intervention["blocks"] = _blocks(str(intervention["blocks"]))
     values = {
         "intervention": intervention,
-        "training": _given(chosen, "steps", "batch", "learning_rate", "rungs", "engine"),
+        "training": _given(chosen, "steps", "batch", "learning_rate", "rungs", "engine", "loss"),
         **_given(chosen, "seed"),
     }
-    return read_settings(TrialConfig, values, "trial")
+    return read_settings(TrialConfig, filled(values, chosen.preset), "trial")
 
 
 def _blocks(text: str) -> object:

@@ -12,7 +12,7 @@ from intervmerge.engines.exact import Engine
 from intervmerge.finite import check_finite
 from intervmerge.interventions import FORMULAS, Placement
 from intervmerge.suites.suite import CHUNK
-from intervmerge.trial.distill import Lesson
+from intervmerge.trial.lesson.targets import Lesson
 
 Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 """From (task, block) to mean [width] and covariance [width, width]."""
@@ -31,8 +31,8 @@ def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
     for task, size in lesson.sizes.items():
         sums = {block: _Sums() for block in placement.blocks}
 
-        def watch(block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
-            if block in sums:
+        def watch(site: str, block: int, z: Tensor, sums: dict[int, _Sums] = sums) -> Tensor:
+            if block in sums and site == placement.edits(block):
                 sums[block].add(z[:, list(placement.token_indices(block))].flatten(0, 1).double())
             return z
 
