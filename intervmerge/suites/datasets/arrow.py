@@ -113,11 +113,9 @@ def read_images(path: Path, image_size: int) -> dict[str, Split]:
             got = f"{images.null_count} images, {nulls} pixels and {names.null_count} splits that are null"
             raise SuiteError(path, got, "an image has all its pixels, and a split", "no nulls but labels of adapt")
         splits = {}
-        for name in (*SPLITS, *OPTIONAL):
+        for name in (*SPLITS, *(name for name in OPTIONAL if (found == name).any())):
             index = np.flatnonzero(found == name)
             if not len(index):
-                if name in OPTIONAL:
-                    continue
                 raise SuiteError(f"{path}, split {name}", "no images", "every split has images", "1 or more")
             block = _block(path, images, index, region, image_size)
             pixels = block.mapped() if block else _copied(images, index, image_size)
