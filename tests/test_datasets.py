@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets as tv
 
-from intervmerge.errors import ConfigError, SuiteError
+from intervmerge.errors import ConfigError, DiskError, SuiteError
 from intervmerge.suites.datasets import Source, SplitRule, decode, open_source
 from intervmerge.suites.datasets.arrow import read_images, read_record, write_images
 from intervmerge.suites.datasets.preprocess import decoded, preprocess
@@ -659,6 +659,15 @@ def test_a_file_of_images_says_how_it_was_made(tmp_path: Path) -> None:
     assert record["official"] == {"train": 300, "test": 30}
     assert record["parts"] == {"adapt": "train", "validation": "train", "test": "test"}
     assert record["counts"] == {"adapt": 50, "validation": 30, "test": 30}
+
+
+def test_what_cannot_be_decoded_into_is_refused_in_words(tmp_path: Path) -> None:
+    source = many(tmp_path / "set", 30)
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(DiskError, match="the same again goes on"):
+        decode(source, tmp_path / "full" / "a.arrow", SIZE)
+    with pytest.raises(ConfigError, match="processes: got 0"):
+        decode(source, tmp_path / "a.arrow", SIZE, processes=0)
 
 
 # ---- images that are mapped

@@ -97,8 +97,9 @@ def decode(
                 _write(path, source, rule, splits, record)
             shutil.rmtree(folder)
     except OSError as error:
-        got, rule = f"{type(error).__name__}: {error}", "images are decoded into a file, beside which pieces are kept"
-        raise DiskError(path, got, rule, "room, and a folder open to you; the same again goes on from here") from error
+        kept = "images are decoded into a file, beside which finished pieces are kept"
+        allowed = "room, and a folder open to you; the same again goes on from here"
+        raise DiskError(path, f"{type(error).__name__}: {error}", kept, allowed) from error
     found = read_decoded(path)
     if found.corrupt:
         logging.getLogger(__name__).warning("%s: left out %s", source.folder, named(found.corrupt))
