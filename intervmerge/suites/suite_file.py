@@ -63,6 +63,10 @@ class TaskFile:
     """Where the images come from."""
     licence: str = ""
     """Under which licence the images may be passed on."""
+    dataset: str = ""
+    """The data set of the literature that it is, such as `sun397`; `suite check` compares with what is published."""
+    limited: str = ""
+    """What was left out of the data set's images on purpose; said beside every figure."""
 
 
 @settings
