@@ -88,8 +88,8 @@ def numbered_as_text(suite: Suite) -> Suite:
     return changed(suite, "street", classes=names, head=suite.task("street").head[order])
 
 
-def two_classes_swapped(suite: Suite) -> Suite:
-    order = torch.tensor([0, 1, 2, 7, 4, 5, 6, 3, 8, 9])
+def four_classes_swapped(suite: Suite) -> Suite:
+    order = torch.tensor([0, 8, 2, 7, 4, 5, 6, 3, 1, 9])
     return changed(suite, "mnist", head=suite.task("mnist").head[order])
 
 
@@ -115,7 +115,7 @@ def expert_of_mnist(suite: Suite) -> Suite:
 
 def bad_adapter(suite: Suite) -> Suite:
     pretrained = dict(suite.pretrained)
-    return with_expert(suite, "fashion", added(pretrained, noise(pretrained, 0.2)))
+    return with_expert(suite, "fashion", added(pretrained, noise(pretrained, 0.3)))
 
 
 def of_another_start(suite: Suite) -> Suite:
@@ -155,12 +155,12 @@ def other_activation(suite: Suite) -> Suite:
 
 
 PLANTED: dict[Callable[[Suite], Suite], list[str]] = {
-    shuffled: [r"^street: its classes stand in another order than its head's rows \(.* %\): it takes '"],
+    shuffled: [r"^street: its classes stand in another order than its head's rows \(1.* % as it is, 9.* % reordered\): it takes '"],
     numbered_as_text: ["^street: .* another order .*; the head is in the order of text$"],
-    two_classes_swapped: ["^mnist: .* another order .*: it takes '7' for '3', '3' for '7'; the head"],
+    four_classes_swapped: ["^mnist: .* another order .*: it takes '8' for '1', '7' for '3', '3' for '7'$"],
     heads_swapped: [
         "^mnist: wrong head: fashion's fits, with 9.* % instead of .*; were the two swapped",
-        "^fashion: wrong head: mnist's fits, with 8.* % instead of ",
+        "^fashion: wrong head: mnist's fits, with 9.* % instead of ",
     ],
     head_of_fashion: ["^mnist: .*wrong head: its head is the same as that of fashion"],
     experts_swapped: [
@@ -169,9 +169,9 @@ PLANTED: dict[Callable[[Suite], Suite], list[str]] = {
     ],
     expert_of_mnist: ["^street: its fine-tuned model is an expert of mnist: .* on mnist$"],
     bad_adapter: ["^fashion: the fine-tuned model has .* %, .*: leave the task out"],
-    of_another_start: ["^fashion: its task vector is .* probably fine-tuned from another", "^fashion: .*fine-tuned"],
+    of_another_start: ["^fashion: its task vector is .* probably fine-tuned from another", "^fashion: .* chance is 10.0 % and the pre-trained .* of another"],
     noisy_pretrained: [r"^the task vectors point one way \(median cosine 0\..*\); the pre-trained model is not the one"],
-    half_filled: ["^street: .* matrices are all zero, .* among them; a truncated download", "^street: .* chance is 10.0 %"],
+    half_filled: ["^street: .* matrices are all zero, .* among them; a truncated download", "^street: .* chance is 10.0 % and the pre-trained one has .*: its checkpoint is damaged"],
     trained_on_test: ["^street: 7 images stand in both adapt and test"],
     other_activation: ["^wrong activation: .* with quick_gelu on average, .* with gelu; write the latter"],
 }

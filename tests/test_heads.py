@@ -19,7 +19,7 @@ from test_readers import ClassificationHead, open_clip_model, prefixed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intervmerge.cli import convert
+from intervmerge.cli.suites import convert
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.suites.encoder import open_clip_architecture
 from intervmerge.suites.heads import words as prompts_room

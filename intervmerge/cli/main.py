@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import export, merge, report, space, suite, trial, ui
+from intervmerge.cli import export, merge, report, space, trial, ui
 from intervmerge.cli.program import Parser, ended
+from intervmerge.cli.suites import suite
 
 COMMANDS = {
     "merge": merge,

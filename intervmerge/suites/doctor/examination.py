@@ -45,6 +45,7 @@ class Examination:
         suite: the suite.
         images: labelled images a task, at most.
         figures: published accuracies; None: those of the suite's family and tower.
+        device: that the models run on.
         report: told what is being measured.
     """
 
@@ -53,9 +54,11 @@ class Examination:
         suite: Suite,
         images: int = IMAGES,
         figures: Figures | None = None,
+        device: torch.device | None = None,
         report: Callable[[str], None] = lambda what: None,
     ) -> None:
         self.suite, self._images, self._report = suite, images, report
+        self._device = device or torch.device("cpu")
         self.figures = figures_of(suite.file.checkpoint_family, suite.architecture) if figures is None else figures
         self._samples: dict[str, Sample] = {}
         self._features: dict[tuple[str, str, str], Tensor] = {}
@@ -115,7 +118,7 @@ class Examination:
             self._held = None
             state = self.suite.pretrained if model == PRETRAINED else self.suite.task(model).finetuned
             shape = replace(self.suite.architecture, activation=activation)
-            self._held = (model, activation), replace(self.suite, architecture=shape).encoder(state, model)
+            self._held = (model, activation), replace(self.suite, architecture=shape).encoder(state, model).to(self._device)
         return self._held[1]
 
 

@@ -66,9 +66,12 @@ def at_chance(seen: Examination, task: Task) -> str | None:
     sample = seen.sample(task)
     if accuracy >= chance + SIGMAS * deviation(chance, len(sample.labels)):
         return None
+    words = f"the fine-tuned model has {_percent(accuracy)} on {sample.split}, chance is {_percent(chance)}"
+    if clearly(seen.hits(PRETRAINED, task), seen.hits(task.name, task)):
+        before = _percent(seen.accuracy(PRETRAINED, task))
+        return f"{words} and the pre-trained one has {before}: its checkpoint is damaged or of another pre-trained model"
     alike = [o.name for o in seen.suite.tasks if o.name != task.name and _same(o.head, task.head)]
     cause = f"its head is the same as that of {alike[0]}" if alike else "is its head of other classes or another tower?"
-    words = f"the fine-tuned model has {_percent(accuracy)} on {sample.split}, chance is {_percent(chance)}"
     return f"{words}; wrong head: {cause}"
 
 

@@ -89,7 +89,7 @@ def _head(path: Path) -> bytes:
 
 def _weights(folder: Path) -> Path:
     """The one file of weights in a folder, an index of shards among them."""
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and _holds_weights(path)}
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_file() and holds_weights(path)}
     shards = {str(name) for path in found.values() if _is_json(_head(path)) for name in _shards(path).values()}
     found = {name: path for name, path in found.items() if name not in shards}
     meant = [found[name] for name in PREFERRED if name in found] or list(found.values())
@@ -99,11 +99,17 @@ def _weights(folder: Path) -> Path:
     return meant[0]
 
 
-def _holds_weights(path: Path) -> bool:
+def holds_weights(path: Path) -> bool:
+    """Whether a file begins as files of weights do, or is an index of shards."""
     head = _head(path)
     if _is_json(head):
-        return "weight_map" in _json(path)
+        return is_index(path)
     return any(container.recognise(head) for container in CONTAINERS.values())
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is an index of shards."""
+    return _is_json(_head(path)) and "weight_map" in _json(path)
 
 
 def _settings(folder: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -1,24 +1,23 @@
-"""`intervmerge suite`: list, check, convert or build suites."""
+"""`intervmerge suite`: list, begin, check, convert or build suites."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from intervmerge.cli import convert
+from intervmerge.cli.suites import check, convert, init
 
-HELP = "list, check or build suites, or convert checkpoints"
+HELP = "list, begin, check or build suites, or convert checkpoints"
+ACTIONS = {"init": init, "check": check, "convert": convert}
+"""Sub-commands that have a file of their own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sub-commands list, check, convert and build."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|check|convert|build")
+    """Sub-commands list, build and those of ACTIONS."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(["list", *ACTIONS, "build"]))
     actions.add_parser("list", help="names of the packaged suites")
-    check = actions.add_parser("check", help="verify hashes, values, splits, heads and accuracy of a suite")
-    check.add_argument("suite", metavar="NAME|PATH")
-    words = "first write the hashes of its files, as they are now, into suite.yaml"
-    check.add_argument("--repair", action="store_true", help=words)
-    convert.add_arguments(actions.add_parser("convert", help=convert.HELP))
+    for name, module in ACTIONS.items():
+        module.add_arguments(actions.add_parser(name, help=module.HELP, description=module.HELP))
     build = actions.add_parser(
         "build",
         help="make mini8 again from its sources; needs intervmerge[suite-build]",
@@ -34,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Do what was asked; 1 if a check found something."""
-    return {"list": _list, "check": _check, "convert": convert.run, "build": _build}[chosen.action](chosen)
+    own = {"list": _list, "build": _build, **{name: module.run for name, module in ACTIONS.items()}}
+    return own[chosen.action](chosen)
 
 
 def _list(chosen: argparse.Namespace) -> int:
@@ -43,31 +43,6 @@ def _list(chosen: argparse.Namespace) -> int:
     for name, path in packaged().items():
         print(f"{name}  {path.parent}")
     return 0
-
-
-def _check(chosen: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from intervmerge.suites.check import check, check_hashes
-    from intervmerge.suites.suite import load_suite, suite_path
-    from intervmerge.suites.suite_file import read_suite_file, write_hashes
-
-    suite = load_suite(chosen.suite)
-    wrong = list(check_hashes(suite))
-    if chosen.repair and wrong:
-        path = suite_path(chosen.suite)
-        write_hashes(path, suite.hashes)
-        print(*wrong, f"{path}: {len(wrong)} hashes are now those of the files", sep="\n")
-        suite = replace(suite, file=read_suite_file(path))
-        wrong = []
-    findings = list(check(suite))
-    for finding in findings:
-        print(finding)
-    tasks = f"{len(suite.tasks)} tasks, {suite.architecture.blocks} blocks of width {suite.architecture.width}"
-    print(f"{suite.name} ({tasks}, fingerprint {suite.fingerprint}): {len(findings)} findings")
-    if wrong:
-        print("If these files are the right ones, --repair writes their hashes into suite.yaml.")
-    return 1 if findings else 0
 
 
 def _build(chosen: argparse.Namespace) -> int:

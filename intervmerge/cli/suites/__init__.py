@@ -1,0 +1,1 @@
+"""Commands that list, make, check and convert suites: one file each."""
