@@ -1,27 +1,31 @@
-"""`suite init`: from files in the forms that circulate to a suite that is checked and tried; or told what is missing."""
+"""`suite init`: from files in the forms that circulate to a suite that is checked and tried, or what is missing."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import pytest
 import torch
-import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from test_readers import open_clip_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intervmerge.cli.main import main
+from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.suites.assembly.names import task_in, wanted
+from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Encoder, open_clip_architecture
+from intervmerge.suites.heads.text import text_head, text_tower
 from intervmerge.suites.heads.tower_files import read_text_tower
+from intervmerge.suites.heads.words import prompts_of
+from intervmerge.suites.published.tables import TOWERS
 from intervmerge.suites.suite import load_suite
+from intervmerge.suites.suite_file import read_suite_file
 
 NAME = "tiny-init-quickgelu"
 CONFIG = {
@@ -108,7 +112,9 @@ def circulating(folder: Path, model: nn.Module) -> tuple[Path, Path]:
     experts = {"mnist": tuned(model, 1), "eurosat": tuned(model, 2)}
     prefixed = {f"model.visual.{name}": tensor for name, tensor in experts["mnist"].items()}
     torch.save({**prefixed, "model_name": NAME}, checkpoints / "MNISTVal/nonlinear_finetuned.pt")
-    torch.save({"weight": head(experts["mnist"]) * 100, "bias": torch.zeros(10)}, checkpoints / "MNISTVal/head_MNISTVal.pt")
+    torch.save(
+        {"weight": head(experts["mnist"]) * 100, "bias": torch.zeros(10)}, checkpoints / "MNISTVal/head_MNISTVal.pt"
+    )
     save_file(experts["eurosat"], checkpoints / "clip-vit-base-patch32_eurosat.safetensors")
     torch.save(head(experts["eurosat"]), checkpoints / "head_EuroSAT.pt")
     images(data / "MNIST", CLASSES["mnist"], experts["mnist"])
@@ -150,3 +156,174 @@ def test_from_what_lies_there_to_a_suite_that_is_checked_and_tried(
     trial = ["trial", "--suite", str(tmp_path / "real"), "--rule", "task_arithmetic", "--scaling", "0.3"]
     assert main([*trial, "--steps", "2", "--batch", "4", "--device", "cpu"]) == 0
     assert "extra parameters" in capsys.readouterr().out
+
+
+def test_what_is_missing_or_several_is_one_table_and_nothing_is_written(
+    lying: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints, data = (Path(shutil.copytree(path, tmp_path / path.name)) for path in lying)
+    tuned_mnist = checkpoints / "MNISTVal/nonlinear_finetuned.pt"
+    shutil.copy(tuned_mnist, checkpoints / "mnist_again.pt")
+    cut = (checkpoints / "clip-vit-base-patch32_eurosat.safetensors").read_bytes()[:-100]
+    (checkpoints / "clip-vit-base-patch32_eurosat.safetensors").write_bytes(cut)
+    shutil.rmtree(data / "EuroSAT_splits")
+    assert init(tmp_path / "real", (checkpoints, data)) == 2
+    seen = capsys.readouterr()
+    assert not (tmp_path / "real").exists()
+    for said in (
+        "mnist: 2 fine-tuned models: MNISTVal/nonlinear_finetuned.pt, mnist_again.pt; --finetuned mnist=PATH says",
+        "eurosat: no fine-tuned models; no folders of images; clip-vit-base-patch32_eurosat.safetensors: ",
+    ):
+        assert said in seen.err
+    assert "missing or unclear" in seen.out
+    assert "Traceback" not in seen.err
+
+
+def test_a_flag_says_which_of_several_in_any_spelling_of_the_task(lying: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoints = Path(shutil.copytree(lying[0], tmp_path / "ckpts"))
+    for name, other in (("MNISTVal/nonlinear_finetuned.pt", "mnist_again.pt"), ("open_clip.pt", "zeroshot.pt")):
+        state = torch.load(checkpoints / name)
+        torch.save({k: v + 1e-3 if isinstance(v, Tensor) else v for k, v in state.items()}, checkpoints / other)
+    which = ["--finetuned", f"MNIST={checkpoints / 'MNISTVal/nonlinear_finetuned.pt'}"]
+    which += ["--pretrained", str(checkpoints / "open_clip.pt")]
+    assert init(tmp_path / "vague", (checkpoints, lying[1])) == 2
+    assert init(tmp_path / "clear", (checkpoints, lying[1]), *which, *LIMITED) == 0
+    state = torch.load(checkpoints / "open_clip.pt")
+    assert torch.equal(load_suite(tmp_path / "clear").pretrained["proj"], state["visual.proj"])
+
+
+LIMITED = ["--limit-adapt", "12", "--limit-validation", "10", "--limit-test", "10"]
+
+
+def test_without_a_file_a_head_is_made_from_text_in_the_order_of_the_images(
+    lying: tuple[Path, Path], whole: nn.Module, tmp_path: Path
+) -> None:
+    checkpoints = Path(shutil.copytree(lying[0], tmp_path / "ckpts"))
+    (checkpoints / "head_EuroSAT.pt").unlink()
+    assert init(tmp_path / "real", (checkpoints, lying[1]), *LIMITED) == 0
+    suite = load_suite(tmp_path / "real")
+    task, prompts = suite.task("eurosat"), prompts_of("eurosat")
+    assert list(task.classes) == sorted(CLASSES["eurosat"])
+    own = text_tower(whole, open_clip.get_tokenizer(NAME))
+    assert torch.allclose(task.head, text_head(prompts.words(task.classes), prompts.templates, own), atol=1e-3)
+    assert "at most 12 of adapt, 10 of validation, 10 of test images a task" in suite.file.caption
+    assert {name: len(split) for name, split in task.splits.items()} == {"adapt": 12, "validation": 10, "test": 10}
+    assert [f for f in check(suite) if "published" in f] == []  # said to be a part on purpose
+
+
+def test_what_is_done_is_not_done_again_and_a_suite_is_whole_or_not_there(
+    lying: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(lying[1], tmp_path / "data"))
+    broken = sorted((data / "EuroSAT_splits/test").rglob("*.png"))[:9]
+    kept = {path: path.read_bytes() for path in broken}
+    for path in broken:
+        path.write_bytes(b"no picture")
+    folder = tmp_path / "real"
+    assert init(folder, (lying[0], data)) == 2
+    assert "9 corrupt images" in capsys.readouterr().err
+    assert not list(folder.glob("*.yaml"))
+    for path, content in kept.items():
+        path.write_bytes(content)
+    done = [folder / "weights/pretrained.safetensors", folder / "weights/mnist.safetensors"]
+    done.append(folder / "images/mnist.arrow")
+    before = [path.stat().st_mtime_ns for path in done]
+    assert init(folder, (lying[0], data)) == 0
+    assert [path.stat().st_mtime_ns for path in done] == before
+    assert init(folder, (lying[0], data)) == 2
+    assert "nothing is written over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tasks", "9"], "8, 14, 20, or names"),
+        (["--tasks", "mnist,MNIST"], "each task is named, once"),
+        (["--head", "svhn=x"], "it is for a task of --tasks"),
+        (["--head", "mnist"], "TASK=PATH"),
+        (["--architecture", "b31"], "open_clip has no such model"),
+        (["--data", "/nowhere"], "it is looked through"),
+        (["--limit-test", "0"], "every split has images"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_before_anything_is_looked_at(
+    flags: list[str], said: str, lying: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(tmp_path / "real", lying, *flags) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "real").exists()
+
+
+SPELLINGS = [
+    (["clip-vit-base-patch32_stanford-cars"], "cars"),
+    (["ViT-B-32", "SUN397Val", "nonlinear_finetuned"], "sun397"),
+    (["KnOTS-ViT-B-32_lora_R16_stanford_cars"], "cars"),
+    (["clip-vit-base-patch16_resisc45_lora-16"], "resisc45"),
+    (["head_DTDVal"], "dtd"),
+    (["fashion_mnist"], "fashionmnist"),
+    (["models--tanganke--clip-vit-base-patch32_emnist_letters"], "emnist"),
+    (["EuroSAT_splits"], "eurosat"),
+    (["mnist", "head_CIFAR100"], "cifar100"),
+    (["ViT-B-32", "zeroshot"], None),
+]
+
+
+@pytest.mark.parametrize(("parts", "task"), SPELLINGS, ids=[row[0][-1] for row in SPELLINGS])
+def test_a_path_tells_its_task_in_the_spellings_that_circulate(parts: list[str], task: str | None) -> None:
+    assert task_in(parts) == task
+
+
+def test_the_tables_have_eight_fourteen_and_twenty_tasks_and_a_users_own_may_be_named() -> None:
+    assert [len(wanted(count)) for count in ("8", "14", "20")] == [8, 14, 20]
+    assert [task.name for task in wanted("8")] == [
+        "sun397",
+        "cars",
+        "resisc45",
+        "eurosat",
+        "svhn",
+        "gtsrb",
+        "mnist",
+        "dtd",
+    ]
+    assert task_in(["my_birds"], wanted("dtd,my birds")) == "my birds"
+
+
+def test_the_text_tower_of_a_transformers_folder_computes_what_transformers_does(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {"vocab_size": 49408, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 77, "hidden_act": "quick_gelu"}  # fmt: skip
+    vision = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3,
+              "image_size": 32, "patch_size": 8, "hidden_act": "quick_gelu"}  # fmt: skip
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)).eval()
+    model.save_pretrained(tmp_path / "clip")
+    read = read_text_tower(tmp_path / "clip", NAME)
+    tokens = read.tokenize(["a photo of a river", "a forest"])
+    with torch.no_grad():
+        expected = model.text_projection(model.text_model(tokens).pooler_output)
+        assert torch.allclose(read.encode(tokens), expected, atol=1e-5)
+    assert read.scale == pytest.approx(float(model.logit_scale.exp()))
+    del model.text_model.encoder.layers[0]
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "part.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing text_model\.encoder\.layers\.0\.self_attn\.q_proj\.weight"):
+        read_text_tower(tmp_path / "part.safetensors", NAME)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("tasks", ["8", "14", "20"])
+def test_a_template_lacks_the_names_of_classes_alone(
+    tower: str, tasks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suite", "template", "--architecture", tower, "--tasks", tasks, "--family", "task_vectors"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"classes: got \[\]; a head has a row a class"):
+        read_suite_file(tmp_path / "suite.yaml")
+    (tmp_path / "suite.yaml").write_text(text.replace("classes: []", "classes: [a]"))
+    file = read_suite_file(tmp_path / "suite.yaml")
+    assert ([task.name for task in file.tasks], file.architecture) == (
+        [t.name for t in wanted(tasks)],
+        TOWERS[tower][0],
+    )
+    assert all(task.dataset == task.name for task in file.tasks)

@@ -51,6 +51,8 @@ class StudyRecord:
     """A row of SELECTIONS: by which figures the composed front is chosen."""
     final_seeds: int = 0
     """Further seeds that the front's trials are to be trained with."""
+    family: str = ""
+    """Whose checkpoints; figures of different families are never put in one table. Empty: of before it was kept."""
     looks: int = 0
     """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
 
@@ -181,7 +183,8 @@ class StudyRecord:
     def caption(self) -> str:
         """What must stand beside every figure of this study."""
         counts = {c.total for c in self.references["validation"]["merged"].values()}
-        label = f"{self.suite}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
+        family = f" (checkpoints: {self.family})" if self.family else ""
+        label = f"{self.suite}{family}, base {self.base}, protocol {self.protocol}, chosen by {self.select}"
         note = f" {self.note.rstrip('.')}." if self.note else ""
         times = {0: "", 1: ", test was looked at once"}.get(self.looks, f", test was looked at {self.looks} times")
         return f"{label}; {'-'.join(map(str, sorted(counts)))} validation images a task{times}.{note}"

@@ -68,6 +68,7 @@ class Study:
             references=references,
             trials=self.journal.records(),
             selection=known["selection"],
+            family=known["family"],
             final_seeds=known["search"]["final_seeds"],
             looks=self.journal.looks,
             **{name: known[name] for name in RECORDED},
@@ -180,6 +181,7 @@ def settings_of(
         "suite_path": suite_path,
         "suite_fingerprint": suite.fingerprint,
         "note": suite.file.note,
+        "family": suite.file.checkpoint_family,
         "base": base.label,
         "rule": base.rule,
         "rule_settings": dict(base.settings),
@@ -239,7 +241,7 @@ def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path, base: M
 
 def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a study keeps for ever."""
-    passing = ("identity", "suite_path", "note", "selection", "format")
+    passing = ("identity", "suite_path", "note", "family", "selection", "format")
     kept = {name: value for name, value in settings.items() if name not in passing}
     kept["search"] = {name: value for name, value in settings["search"].items() if name not in PASSING}
     return kept

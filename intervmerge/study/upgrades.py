@@ -35,7 +35,7 @@ def upgraded_settings(values: Mapping[str, Any], folder: Path) -> dict[str, Any]
     Raises:
         ConfigError: a newer version made it, or something else wrote there.
     """
-    known = {"format": 1, "selection": StudyRecord.selection, **values}
+    known = {"format": 1, "selection": StudyRecord.selection, "family": StudyRecord.family, **values}
     if not isinstance(known["format"], int) or known["format"] > FORMAT:
         got = f"a study of format {known['format']}"
         raise ConfigError(folder, got, f"this version reads formats up to {FORMAT}", "the version that made it")

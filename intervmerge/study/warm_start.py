@@ -52,8 +52,13 @@ def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase) -> 
         base: of this search.
 
     Raises:
-        ConfigError: it has another suite, base, protocol or choice.
+        ConfigError: it has checkpoints of another family, another suite, base, protocol or choice.
     """
+    families = (other.settings["family"], settings["family"])
+    if all(families) and families[0] != families[1]:
+        got = f"checkpoints of the family {families[0]}, but this search has those of {families[1]}"
+        rule = "figures of different families of checkpoints are never put in one table"
+        raise ConfigError(f"--warm-start {other.folder}", got, rule, "a study of the same family, or none")
     names = SAME if is_base_of(base, other.settings) else ("base_fingerprint", *SAME)
     for name in names:
         if other.settings[name] != settings[name]:

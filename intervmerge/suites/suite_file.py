@@ -91,6 +91,11 @@ class SuiteFile:
     built_with: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that made the suite."""
 
+    @property
+    def caption(self) -> str:
+        """What must stand beside every figure made with this suite."""
+        return f"checkpoints: {self.checkpoint_family}" + (f". {self.note}" if self.note else "")
+
     def __post_init__(self) -> None:
         check_name("name", self.name)
         if not self.tasks:

@@ -118,6 +118,7 @@ class Runs:
     def _create(self, study: StudyRecord, identity: str) -> str:
         name = as_text(f"study {study.name}")
         tags = {STUDY: identity, NUMBER: "parent", "mlflow.runName": name, "suite": as_text(study.suite),
+                "checkpoint_family": as_text(study.family),
                 "protocol": study.protocol, "select": study.select, "base": study.base}  # fmt: skip
         text = (
             f"{as_markdown(study.caption)}\n\nOpen the artifact `{PAGE}`. Ready filters for the list of runs: "

@@ -26,7 +26,7 @@ LIMITS = ("adapt", "validation", "test")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to look, what for, and what to take where names do not tell."""
     parser.description = (
-        "Recognises checkpoints by their content, and by the names of files and folders which task they are of. What is "
+        "Recognises checkpoints by their content, and by names of files and folders which task they are of. What is "
         "missing or could be several is said, in one table, before anything is written. The same again goes on from "
         "where it was stopped."
     )

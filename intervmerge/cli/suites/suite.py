@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from intervmerge.cli.suites import check, convert, init
+from intervmerge.cli.suites import check, convert, init, template
 
 HELP = "list, begin, check or build suites, or convert checkpoints"
-ACTIONS = {"init": init, "check": check, "convert": convert}
+ACTIONS = {"init": init, "template": template, "check": check, "convert": convert}
 """Sub-commands that have a file of their own."""
 
 

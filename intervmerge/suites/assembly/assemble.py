@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from intervmerge.disk import refusal
@@ -61,15 +62,21 @@ class Assembly:
         """
         path = self._folder / "suite.yaml"
         if path.exists():
-            raise ConfigError("the suite's folder", path, "nothing is written over", "a new folder, or this one without suite.yaml")
+            raise ConfigError(
+                "the suite's folder", path, "nothing is written over", "a new folder, or this one without suite.yaml"
+            )
         self._plan.check()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             values = self._values()
             with replacing(path) as fresh:
-                fresh.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+                fresh.write_text(
+                    yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
+                )
                 values["sha256"] = self._hashes(fresh)
-                fresh.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+                fresh.write_text(
+                    yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
+                )
                 load_suite(fresh)  # what would be refused later is refused now
         except OSError as error:
             raise refusal(path, error) from error
@@ -95,7 +102,8 @@ class Assembly:
 
     def _task(self, part: Part, base: State, start: Path) -> dict[str, Any]:
         name, source = part.task.name, part.source
-        assert source is not None and part.finetuned is not None, "a plan without problems has both"
+        assert source is not None, "a plan without problems has one"
+        assert part.finetuned is not None, "likewise"
         finetuned = self._weights(part.finetuned, name, base, start)
         images = self._folder / f"images/{name}.arrow"
         size = self._plan.architecture.image_size
@@ -124,9 +132,9 @@ class Assembly:
         target = Target(self._plan.architecture, base, self._plan.asked.lossy)
         stored = open_stored(found.path)
         plain = {layer: entry.shape for layer, entry in stored.entries.items()}
-        if stored.container == "safetensors" and plain == target.shapes:
-            if all(str(entry.dtype) == "torch.float32" for entry in stored.entries.values()):
-                return os.path.relpath(stored.path.resolve(), self._folder.resolve())
+        whole = all(entry.dtype == torch.float32 for entry in stored.entries.values())
+        if stored.container == "safetensors" and plain == target.shapes and whole:
+            return os.path.relpath(stored.path.resolve(), self._folder.resolve())
         path = self._folder / f"weights/{name}.safetensors"
         made_of = {"source": found.path.name, "content": content_of(found.path), "shape": repr(self._plan.architecture)}
         made_of |= {"pretrained": content_of(start)} if start else {}

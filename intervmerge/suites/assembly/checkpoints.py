@@ -22,7 +22,9 @@ DEEPEST = 6
 """Folders below the given one that are looked into."""
 _PATCHES = re.compile(r"(^|\.)(conv1|patch_embedding)\.weight$")
 _TEXT = re.compile(r"(^|\.)(token_embedding\.weight)$")
-_TEXT_BLOCK = re.compile(r"(^|\.)(text_model\.encoder\.layers\.0\..+|(?<!visual\.)transformer\.resblocks\.0\.ln_1\.weight)$")
+_TEXT_BLOCK = re.compile(
+    r"(^|\.)(text_model\.encoder\.layers\.0\..+|(?<!visual\.)transformer\.resblocks\.0\.ln_1\.weight)$"
+)
 _START = {"zeroshot", "pretrained", "openai", "init"}
 """Words in the names of pre-trained models."""
 Role = Literal["pretrained", "finetuned", "head", "unusable"]

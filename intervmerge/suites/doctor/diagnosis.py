@@ -61,7 +61,8 @@ def diagnose(seen: Examination) -> Diagnosis:
     said = [finding for verdict in OF_A_SUITE.values() for finding in verdict(seen)]
     general = tuple(text for task, text in said if not task)
     return Diagnosis(
-        tuple(_row(seen, task, [text for name, text in said if name == task.name]) for task in seen.suite.tasks), general
+        tuple(_row(seen, task, [text for name, text in said if name == task.name]) for task in seen.suite.tasks),
+        general,
     )
 
 

@@ -9,7 +9,7 @@ from intervmerge.suites.suite import Task
 
 
 def duplicates(task: Task) -> Mapping[tuple[str, str], int]:
-    """How many different images, pixel by pixel, two splits share; of each a short hash is kept, one image at a time."""
+    """How many images, equal pixel by pixel, two splits share; of each only a short hash is kept."""
     first: dict[bytes, str] = {}
     shared: dict[tuple[str, str], int] = {}
     for split, images in task.splits.items():

@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from intervmerge.errors import InputError
 from intervmerge.suites.doctor.weights import PRETRAINED, Weights, read_weights
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.images import Split
@@ -118,7 +117,10 @@ class Examination:
             self._held = None
             state = self.suite.pretrained if model == PRETRAINED else self.suite.task(model).finetuned
             shape = replace(self.suite.architecture, activation=activation)
-            self._held = (model, activation), replace(self.suite, architecture=shape).encoder(state, model).to(self._device)
+            self._held = (
+                (model, activation),
+                replace(self.suite, architecture=shape).encoder(state, model).to(self._device),
+            )
         return self._held[1]
 
 

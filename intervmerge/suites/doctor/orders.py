@@ -47,7 +47,9 @@ def another_order(seen: Examination, task: Task) -> str | None:
     whole, _ = _order(predicted[task.name], labels, classes)
     rows = [row for row in range(classes) if int(whole[row]) != row]
     taken = ", ".join(f"{task.classes[int(whole[r])]!r} for {task.classes[r]!r}" for r in rows[:SHOWN])
-    figures = f"{100 * float(plain.double().mean()):.1f} % as it is, {100 * float(better.double().mean()):.1f} % reordered"
+    figures = (
+        f"{100 * float(plain.double().mean()):.1f} % as it is, {100 * float(better.double().mean()):.1f} % reordered"
+    )
     known = _known_order(task, predicted[task.name], labels, better)
     return f"its classes stand in another order than its head's rows ({figures}): it takes {taken}{known}"
 

@@ -19,7 +19,7 @@ SLACK = 0.03
 OUT_OF_LINE = 4.0
 """Times the median length of the other task vectors; eight true ones lie within a factor of about two."""
 TOO_FAR = 0.5
-"""Length of a task vector over that of the weights: fine-tuning moves by hundredths, another training by more than 1."""
+"""Length of a task vector over that of the weights: fine-tuning moves by hundredths, another training by over 1."""
 ALIKE = 0.5
 """Median cosine between task vectors; true ones are nearly orthogonal, those from a wrong start share its error."""
 
@@ -57,7 +57,7 @@ def expert_of_another(seen: Examination, task: Task) -> str | None:
         return None
     moved = f"{100 * own:+.1f} points over the pre-trained one here, {100 * gains[best]:+.1f} on {best}"
     back = _gain(seen, best, task) > own
-    return f"its fine-tuned model is an expert of {best}: {moved}" + (f"; the files of both are swapped" if back else "")
+    return f"its fine-tuned model is an expert of {best}: {moved}" + ("; the files of both are swapped" if back else "")
 
 
 def at_chance(seen: Examination, task: Task) -> str | None:
@@ -69,7 +69,9 @@ def at_chance(seen: Examination, task: Task) -> str | None:
     words = f"the fine-tuned model has {_percent(accuracy)} on {sample.split}, chance is {_percent(chance)}"
     if clearly(seen.hits(PRETRAINED, task), seen.hits(task.name, task)):
         before = _percent(seen.accuracy(PRETRAINED, task))
-        return f"{words} and the pre-trained one has {before}: its checkpoint is damaged or of another pre-trained model"
+        return (
+            f"{words} and the pre-trained one has {before}: its checkpoint is damaged or of another pre-trained model"
+        )
     alike = [o.name for o in seen.suite.tasks if o.name != task.name and _same(o.head, task.head)]
     cause = f"its head is the same as that of {alike[0]}" if alike else "is its head of other classes or another tower?"
     return f"{words}; wrong head: {cause}"
@@ -140,7 +142,10 @@ def wrong_activation(seen: Examination) -> Iterator[tuple[str, str]]:
     other = torch.cat([seen.hits(model, task, activation=OTHER[named]) for model, task in pairs])
     if clearly(other, own):
         means = [_percent(float(hits.double().mean())) for hits in (own, other)]
-        yield "", f"wrong activation: {means[0]} with {named} on average, {means[1]} with {OTHER[named]}; write the latter"
+        yield (
+            "",
+            f"wrong activation: {means[0]} with {named} on average, {means[1]} with {OTHER[named]}; write the latter",
+        )
 
 
 def another_pretrained(seen: Examination) -> Iterator[tuple[str, str]]:

@@ -91,7 +91,11 @@ def _read(
         if missing:
             faults += [f"missing {part}" for part in missing]
             continue
-        tensor = torch.cat([entries[part].read().float() for part in parts]) if len(parts) > 1 else entries[parts[0]].read().float()
+        tensor = (
+            torch.cat([entries[part].read().float() for part in parts])
+            if len(parts) > 1
+            else entries[parts[0]].read().float()
+        )
         tensor = tensor.T if parts[0].endswith("text_projection.weight") else tensor
         if list(tensor.shape) != expected[name] and tensor.numel() != 1:
             faults.append(f"{parts[0]} {list(tensor.shape)} for {expected[name]}")

@@ -35,7 +35,7 @@ class Dataset:
     note: str = ""
 
     def named(self, text: str) -> bool:
-        """Whether a text is one of its spellings; a `Val` at the end, of tall_masks and task_vectors, does not count."""
+        """Whether a text is one of its spellings; the `Val` at the end of some folders does not count."""
         return _plain(text).removesuffix("val") in (self.name, *self.also)
 
 

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 def health_table(suite: Suite, diagnosis: Diagnosis) -> Table:
     """Images, classes, duplicates, accuracies and verdicts by task."""
-    family = suite.file.checkpoint_family
-    caption = f"checkpoints of the family {family}; in brackets what is published" + (
-        f". {suite.file.note.rstrip('.')}." if suite.file.note else ""
-    )
-    table = Table(title=f"{suite.name}, as examined", caption=caption)
+    table = Table(title=f"{suite.name}, as examined; in brackets what is published", caption=suite.file.caption)
     table.add_column("task")
     for name in ("images: " + ", ".join(SPLITS), "classes", "twice", "measured on", "pre-trained %", "individual %"):
         table.add_column(name, justify="right")

@@ -30,7 +30,7 @@ def print_sweep(found: Sequence[Candidate]) -> None:
 
 def print_scores(title: str, suite: Suite, columns: Mapping[str, Mapping[str, Score]]) -> None:
     """Accuracy by task and on average, one column a model."""
-    table = Table(title=f"{title}, accuracy (%)", caption=suite.file.note or None)
+    table = Table(title=f"{title}, accuracy (%)", caption=suite.file.caption)
     table.add_column("task")
     for name in columns:
         table.add_column(name, justify="right")
