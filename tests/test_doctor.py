@@ -148,12 +148,12 @@ def trained_on_test(suite: Suite) -> Suite:
 
 
 def other_activation(suite: Suite) -> Suite:
-    """A head of 5,000 classes, of which the experts themselves name those of the images, feels the activation."""
+    """A head of 2,000 classes, of which the experts themselves name those of the images, feels the activation."""
     for task in suite.tasks:
         pixels = torch.cat([255 - task.splits[split].pixels for split in ("adapt", "test")])
         found = F.normalize(suite.features(suite.encoder(task.finetuned), pixels), dim=-1)
         generator = torch.Generator().manual_seed(0)
-        rows = found.mean(dim=0) + found.std(dim=0) * torch.randn(5_000, found.shape[1], generator=generator)
+        rows = found.mean(dim=0) + found.std(dim=0) * torch.randn(2_000, found.shape[1], generator=generator)
         head = F.normalize(rows, dim=-1) * 20
         split = Split(pixels, (found @ head.T).argmax(-1))
         names = tuple(map(str, range(len(head))))
@@ -179,7 +179,7 @@ PLANTED: dict[Callable[[Suite], Suite], list[str]] = {
     expert_of_mnist: ["^street: its fine-tuned model is an expert of mnist: .* on mnist$"],
     bad_adapter: ["^fashion: the fine-tuned model has .* %, .*: leave the task out"],
     of_another_start: [
-        "^fashion: its task vector is .* probably fine-tuned from another",
+        "^fashion: its task vector has .* of the length .* probably fine-tuned from another",
         "^fashion: .* chance is 10.0 % and the pre-trained .* of another",
     ],
     noisy_pretrained: [

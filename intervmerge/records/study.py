@@ -149,11 +149,8 @@ class StudyRecord:
         compared = {trial.number for trial in self.front if self.final_seeds}  # image by image
         measured = {t.number: images_known(t.test) if t.number in compared else t.test for t in self.trials}
         known = {(number, task) for number, tasks in measured.items() for task in tasks}
-        missing: dict[int, list[str]] = {}
-        for number, task in dict.fromkeys(pairs):
-            if (number, task) not in known:
-                missing.setdefault(number, []).append(task)
-        return missing
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        return {number: [task for of, task in missing if of == number] for number, _ in missing}
 
     @property
     def unrepeated(self) -> list[tuple[int, int]]:

@@ -46,7 +46,7 @@ class Found:
 
 def checkpoints_in(folder: Path, architecture: Architecture, own: Sequence[Wanted] = ()) -> list[Found]:
     """Every model and head below a folder, in the order of their paths; nothing in a file is run."""
-    return [classified(path, path.relative_to(folder), architecture, own) for path in _candidates(folder)]
+    return [classified(path, path.relative_to(folder), architecture, own) for path in sorted(_candidates(folder))]
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -54,7 +54,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for place, below, names in os.walk(folder, followlinks=True):
         here = Path(place)
         deep = len(here.relative_to(folder).parts)
-        below[:] = sorted(name for name in below if not name.startswith(".") and deep < DEEPEST)
+        hidden = {"blobs"} if "snapshots" in below else set()  # of the hub's cache: what its snapshots link to
+        below[:] = sorted(n for n in below if not n.startswith(".") and n not in hidden and deep < DEEPEST)
         files = [here / name for name in sorted(names) if not name.startswith(".")]
         weights = [path for path in files if path.is_file() and holds_weights(path)]
         if any(path.name in PREFERRED or is_index(path) for path in weights):

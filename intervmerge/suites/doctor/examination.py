@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from intervmerge.suites.suite import Suite, Task
 
 IMAGES, CROSS_IMAGES = 1_000, 200
 """Labelled images a task that its own models are measured on, and those of other tasks or activation, at most."""
-OTHER = {"gelu": "quick_gelu", "quick_gelu": "gelu"}
+Activation = Literal["gelu", "quick_gelu"]
+OTHER: Mapping[Activation, Activation] = {"gelu": "quick_gelu", "quick_gelu": "gelu"}
 """The activation that a tower may have been trained with instead."""
 
 
@@ -61,7 +63,7 @@ class Examination:
         self.figures = figures_of(suite.file.checkpoint_family, suite.architecture) if figures is None else figures
         self._samples: dict[str, Sample] = {}
         self._features: dict[tuple[str, str, str], Tensor] = {}
-        self._held: tuple[tuple[str, str], Encoder | None] | None = None
+        self._held: tuple[tuple[str, str], Encoder] | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -89,7 +91,7 @@ class Examination:
         tasks = self.suite.tasks if model == PRETRAINED else [self.suite.task(model)]
         return all(bool(self.features(model, task).isfinite().all()) for task in tasks)
 
-    def features(self, model: str, task: Task, activation: str | None = None) -> Tensor:
+    def features(self, model: str, task: Task, activation: Activation | None = None) -> Tensor:
         """Un-normalised features [images, features] of a model on the sample of a task; few images of another's."""
         activation = activation or self.suite.architecture.activation
         key = model, task.name, activation
@@ -101,7 +103,7 @@ class Examination:
             self._features[key] = self.suite.features(self._encoder(model, activation), pixels).cpu()
         return self._features[key]
 
-    def hits(self, model: str, task: Task, head: Tensor | None = None, activation: str | None = None) -> Tensor:
+    def hits(self, model: str, task: Task, head: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         """Whether each image of the sample is classified as labelled [images], bool."""
         features = self.features(model, task, activation)
         predicted = replace(task, head=task.head if head is None else head).logits(features).argmax(-1)
@@ -111,7 +113,7 @@ class Examination:
         """Of a model with the task's own head on the sample, 0..1."""
         return float(self.hits(model, task).double().mean())
 
-    def _encoder(self, model: str, activation: str) -> Encoder:
+    def _encoder(self, model: str, activation: Activation) -> Encoder:
         """One at a time is held: a full-size one has hundreds of MB."""
         if self._held is None or self._held[0] != (model, activation):
             self._held = None

@@ -32,12 +32,10 @@ def another_order(seen: Examination, task: Task) -> str | None:
     labels, classes = seen.sample(task).labels, len(task.classes)
     predicted = {model: task.logits(seen.features(model, task)).argmax(-1) for model in (PRETRAINED, task.name)}
     moved = {model: torch.empty_like(labels) for model in predicted}
-    orders = []
     for half in (0, 1):
         order, one_to_one = _order(predicted[task.name][half::2], labels[half::2], classes)
         if not one_to_one:
             return None
-        orders.append(order)
         for model, rows in predicted.items():
             moved[model][1 - half :: 2] = order[rows[1 - half :: 2]]
     hits = {model: (rows == labels, moved[model] == labels) for model, rows in predicted.items()}
@@ -45,8 +43,8 @@ def another_order(seen: Examination, task: Task) -> str | None:
     if not clearly(better, plain) or after.sum() <= before.sum():
         return None
     whole, _ = _order(predicted[task.name], labels, classes)
-    rows = [row for row in range(classes) if int(whole[row]) != row]
-    taken = ", ".join(f"{task.classes[int(whole[r])]!r} for {task.classes[r]!r}" for r in rows[:SHOWN])
+    strange = [row for row in range(classes) if int(whole[row]) != row]
+    taken = ", ".join(f"{task.classes[int(whole[r])]!r} for {task.classes[r]!r}" for r in strange[:SHOWN])
     figures = (
         f"{100 * float(plain.double().mean()):.1f} % as it is, {100 * float(better.double().mean()):.1f} % reordered"
     )

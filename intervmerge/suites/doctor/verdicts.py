@@ -150,18 +150,26 @@ def wrong_activation(seen: Examination) -> Iterator[tuple[str, str]]:
 
 def another_pretrained(seen: Examination) -> Iterator[tuple[str, str]]:
     """A task vector far longer than the others, or all with a common part: not what fine-tuning makes of this start."""
-    names, norms = seen.suite.task_names, seen.weights.norms
-    cosines = seen.weights.cosines[~torch.eye(len(names), dtype=torch.bool)]
-    if len(names) > 2 and float(cosines.median()) > ALIKE:
-        words = f"the task vectors point one way (median cosine {float(cosines.median()):.2f})"
+    known = seen.weights
+    if PRETRAINED in known.unreadable:
+        return
+    broken = {*known.unreadable, *known.void}
+    index = [number for number, name in enumerate(seen.suite.task_names) if name not in broken]
+    norms, cosines = known.norms[index], known.cosines[index][:, index]
+    median = float(cosines[~torch.eye(len(index), dtype=torch.bool)].median()) if len(index) > 2 else 0.0
+    if median > ALIKE:
+        words = f"the task vectors point one way (median cosine {median:.2f})"
         yield "", f"{words}; the pre-trained model is not the one that was fine-tuned, or was changed"
         return
-    for number, name in enumerate(names):
-        others = torch.cat([norms[:number], norms[number + 1 :]])
-        median = float(others.median()) if len(others) else math.inf
-        if float(norms[number]) > min(TOO_FAR, OUT_OF_LINE * median if len(others) > 1 else math.inf):
-            words = f"its task vector is {float(norms[number]):.3g} of the weights' length, the others' {median:.3g}"
-            yield name, f"{words}; it was probably fine-tuned from another pre-trained model"
+    for at, number in enumerate(index):
+        norm, others = float(norms[at]), torch.cat([norms[:at], norms[at + 1 :]])
+        usual = float(others.median()) if len(others) > 1 else math.inf
+        if norm > min(TOO_FAR, OUT_OF_LINE * usual):
+            words = f"its task vector has {norm:.3g} of the length of the weights" + (
+                f", the others {usual:.3g}" if len(others) > 1 else ""
+            )
+            cause = "it was probably fine-tuned from another pre-trained model"
+            yield seen.suite.task_names[number], f"{words}; {cause}"
 
 
 def unreadable(seen: Examination) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from intervmerge.suites.encoder import Architecture
 
@@ -36,7 +37,11 @@ class Dataset:
 
     def named(self, text: str) -> bool:
         """Whether a text is one of its spellings; the `Val` at the end of some folders does not count."""
-        return _plain(text).removesuffix("val") in (self.name, *self.also)
+        plain, spelt = _plain(text), {_plain(name) for name in (self.name, *self.also)}
+        return plain in spelt or plain.removesuffix("val") in spelt
+
+
+_DATASET = TypeAdapter(Dataset)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,7 @@ class Figures:
 
 def datasets() -> tuple[Dataset, ...]:
     """Every row, in the order of the tables of 8, 14 and 20 tasks."""
-    return tuple(
-        Dataset(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-        for name, row in _read("datasets").items()
-    )
+    return tuple(_DATASET.validate_python({"name": name, **row}) for name, row in _read("datasets").items())
 
 
 def dataset_of(text: str) -> Dataset | None:
