@@ -177,7 +177,9 @@ PLANTED: dict[Callable[[Suite], Suite], list[str]] = {
         "^street: its fine-tuned model is an expert of mnist: .*; the files of both are swapped",
     ],
     expert_of_mnist: ["^street: its fine-tuned model is an expert of mnist: .* on mnist$"],
-    bad_adapter: ["^fashion: the fine-tuned model has .* %, .*: leave the task out"],
+    bad_adapter: [
+        "^fashion: the fine-tuned model has 2.* % on validation, the pre-trained one 5.* %; .*: leave the task out"
+    ],
     of_another_start: [
         "^fashion: its task vector has .* of the length .* probably fine-tuned from another",
         "^fashion: .* chance is 10.0 % and the pre-trained .* of another",

@@ -382,6 +382,18 @@ def test_a_study_whose_trials_would_differ_here_is_refused_before_ray_starts(
     assert not (out / "study.journal").exists()
 
 
+def test_a_study_of_another_family_of_checkpoints_is_refused_by_its_name(
+    odd_folder: Path, broken_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write(tmp_path / "s.yaml", SMALL)
+    studied(tmp_path / "other", space, odd_folder, 1)
+    path = broken_folder / "suite.yaml"
+    path.write_text(path.read_text().replace("checkpoint_family: random", "checkpoint_family: fusionbench"))
+    start = ["--space", str(space), "--suite", str(broken_folder), "--out", str(tmp_path / "study")]
+    assert search([*start, "--warm-start", str(tmp_path / "other")]) == 2
+    assert "family random, but this search has those of fusionbench" in capsys.readouterr().err
+
+
 # ---- stopping
 
 

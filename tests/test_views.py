@@ -125,6 +125,15 @@ def test_every_name_reaches_mlflow_one_to_one(tmp_path: Path) -> None:
             assert {f"{part}/{as_key(task)}" for task in record.tasks} <= run.data.metrics.keys()
 
 
+def test_the_family_of_the_checkpoints_stands_in_captions_and_in_mlflow(tmp_path: Path) -> None:
+    record = replace(record_of(("x",)), family="fusionbench")
+    runs = Runs(record, "abc", local_uri(tmp_path), tmp_path)
+    tags = MlflowClient(tracking_uri=local_uri(tmp_path)).get_run(runs.parent).data.tags
+    assert tags["checkpoint_family"] == "fusionbench"
+    assert record.caption.startswith("odd (checkpoints: fusionbench), base ties")
+    assert record_of(("x",)).caption.startswith("odd, base ties")  # of before it was kept
+
+
 def test_the_columns_of_a_composed_point_are_its_own_whatever_tasks_are_called() -> None:
     record = record_of(COLUMNS)
     for row in composed_rows(record):

@@ -93,8 +93,8 @@ class SuiteFile:
 
     @property
     def caption(self) -> str:
-        """What must stand beside every figure made with this suite."""
-        return f"checkpoints: {self.checkpoint_family}" + (f". {self.note}" if self.note else "")
+        """What must stand beside every figure made with this suite, in lines."""
+        return "\n".join(filter(None, [self.note, f"checkpoints: {self.checkpoint_family}"]))
 
     def __post_init__(self) -> None:
         check_name("name", self.name)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Do what was asked; 1 if a check found something."""
     own = {"list": _list, "build": _build, **{name: module.run for name, module in ACTIONS.items()}}
-    return own[chosen.action](chosen)
+    return int(own[chosen.action](chosen))
 
 
 def _list(chosen: argparse.Namespace) -> int:
