@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -14,7 +14,7 @@ from intervmerge.suites.doctor.weights import PRETRAINED, Weights, read_weights
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.images import Split
 from intervmerge.suites.published.tables import Dataset, Figures, dataset_of, figures_of
-from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.suite import CHUNK, Suite, Task
 
 IMAGES, CROSS_IMAGES = 1_000, 200
 """Labelled images a task that its own models are measured on, and those of other tasks or activation, at most."""
@@ -29,14 +29,16 @@ class Sample:
 
     split: str
     pixels: Tensor
-    """uint8 [images, 3, size, size]"""
+    """uint8 [images of the split, 3, size, size], perhaps mapped."""
+    index: Tensor
+    """Of the images of the sample [images]."""
     labels: Tensor
-    of: int
-    """Images that the split has."""
+    """Of the sample [images]."""
 
-    def first(self, count: int) -> Sample:
-        """So many of them."""
-        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
+    def chunks(self, most: int | None = None) -> Iterator[Tensor]:
+        """Pixels of the sample, or of its first so many, a few at a time."""
+        for part in self.index[:most].split(CHUNK):
+            yield self.pixels[part]
 
 
 class Examination:
@@ -98,9 +100,9 @@ class Examination:
         if key not in self._features:
             sample = self.sample(task)
             own = model in (PRETRAINED, task.name) and activation == self.suite.architecture.activation
-            pixels = sample.pixels if own else sample.first(CROSS_IMAGES).pixels
             self._report(f"{model} on images of {task.name}")
-            self._features[key] = self.suite.features(self._encoder(model, activation), pixels).cpu()
+            encoder, chunks = self._encoder(model, activation), sample.chunks(None if own else CROSS_IMAGES)
+            self._features[key] = torch.cat([self.suite.features(encoder, pixels).cpu() for pixels in chunks])
         return self._features[key]
 
     def hits(self, model: str, task: Task, head: Tensor | None = None, activation: Activation | None = None) -> Tensor:
@@ -130,4 +132,4 @@ def _drawn(split: str, images: Split, most: int) -> Sample:
     assert images.labels is not None, "opening refuses measured splits without labels"
     generator = torch.Generator().manual_seed(0)
     index = torch.randperm(len(images), generator=generator)[:most]
-    return Sample(split, images.pixels[index], images.labels[index], len(images))
+    return Sample(split, images.pixels, index, images.labels[index])

@@ -135,7 +135,9 @@ def counts(seen: Examination, task: Task) -> str | None:
 def wrong_activation(seen: Examination) -> Iterator[tuple[str, str]]:
     """The tower does better with the other activation: all models and tasks together."""
     named = seen.suite.architecture.activation
-    pairs = [(m, t) for t in seen.suite.tasks for m in (PRETRAINED, t.name) if seen.sound(m)]
+    tasks = seen.suite.tasks
+    pairs = [*((PRETRAINED, task) for task in tasks), *((task.name, task) for task in tasks)]  # one model after another
+    pairs = [(model, task) for model, task in pairs if seen.sound(model)]
     if not pairs:
         return
     own = torch.cat([seen.hits(model, task)[:CROSS_IMAGES] for model, task in pairs])
