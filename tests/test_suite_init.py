@@ -17,6 +17,10 @@ from torch.nn import functional as F
 
 from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError
+<<<<<<< HEAD
+=======
+from intervmerge.suites.assembly.checkpoints import checkpoints_in
+>>>>>>> w2
 from intervmerge.suites.assembly.names import task_in, wanted
 from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Encoder, open_clip_architecture
@@ -327,3 +331,34 @@ def test_a_template_lacks_the_names_of_classes_alone(
         TOWERS[tower][0],
     )
     assert all(task.dataset == task.name for task in file.tasks)
+<<<<<<< HEAD
+=======
+
+
+def test_models_and_heads_are_told_by_their_content_and_their_tasks_by_name(tmp_path: Path, whole: nn.Module) -> None:
+    state = tower(whole)
+    save_file(state, tmp_path / "zeroshot.safetensors")
+    lora = tmp_path / "KnOTS_lora_R2_stanford_cars"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    module = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_"
+    save_file({f"{module}A.weight": torch.ones(2, 48), f"{module}B.weight": torch.ones(48, 2)},
+              lora / "adapter_model.safetensors")  # fmt: skip
+    torch.save({"params0.0": torch.ones(3), "params.0": torch.ones(3)}, tmp_path / "mnist_linear.pt")
+    save_file({"visual.conv1.weight": torch.ones(64, 3, 16, 16)}, tmp_path / "svhn.safetensors")
+    torch.save(torch.ones(10, 20), tmp_path / "head_SVHNVal.pt")
+    blobs, snapshot = (tmp_path / "models--x--clip_dtd" / name for name in ("blobs", "snapshots/0a1b"))
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    save_file(state, blobs / "77ff")
+    (snapshot / "model.safetensors").symlink_to(blobs / "77ff")
+    found = {(one.path.name, one.role, one.task) for one in checkpoints_in(tmp_path, open_clip_architecture(NAME))}
+    assert found == {
+        ("zeroshot.safetensors", "pretrained", None),
+        (lora.name, "finetuned", "cars"),
+        ("mnist_linear.pt", "unusable", "mnist"),
+        ("svhn.safetensors", "unusable", "svhn"),
+        ("head_SVHNVal.pt", "head", "svhn"),
+        ("0a1b", "finetuned", "dtd"),
+    }
+>>>>>>> w2
