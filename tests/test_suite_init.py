@@ -17,10 +17,7 @@ from torch.nn import functional as F
 
 from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError
-<<<<<<< HEAD
-=======
 from intervmerge.suites.assembly.checkpoints import checkpoints_in
->>>>>>> w2
 from intervmerge.suites.assembly.names import task_in, wanted
 from intervmerge.suites.check import check
 from intervmerge.suites.encoder import Encoder, open_clip_architecture
@@ -331,8 +328,6 @@ def test_a_template_lacks_the_names_of_classes_alone(
         TOWERS[tower][0],
     )
     assert all(task.dataset == task.name for task in file.tasks)
-<<<<<<< HEAD
-=======
 
 
 def test_models_and_heads_are_told_by_their_content_and_their_tasks_by_name(tmp_path: Path, whole: nn.Module) -> None:
@@ -361,4 +356,3 @@ def test_models_and_heads_are_told_by_their_content_and_their_tasks_by_name(tmp_
         ("head_SVHNVal.pt", "head", "svhn"),
         ("0a1b", "finetuned", "dtd"),
     }
->>>>>>> w2

@@ -6,10 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from intervmerge.cli import export, merge, report, space, trial, ui
-<<<<<<< HEAD
 from intervmerge.cli.models import finetune, predict
-=======
->>>>>>> w2
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.suites import suite
 
