@@ -449,6 +449,20 @@ def test_what_is_written_is_a_fine_tuned_state_as_accurate_as_its_curve_says(
     assert points[-1]["loss"] < 0.5 * points[0]["loss"]
 
 
+def test_a_call_killed_when_all_steps_were_done_still_writes_all(taught: Suite, tmp_path: Path) -> None:
+    def killed(point: object) -> None:
+        raise KilledError
+
+    recipe, outs = replace(RECIPE, steps=1), [tmp_path / f"{run}.safetensors" for run in ("whole", "killed")]
+    finetune(taught, ["red"], outs[0], recipe)
+    with pytest.raises(KilledError):
+        finetune(taught, ["red"], outs[1], recipe, on_point=killed)
+    (tmp_path / "killed.curve.jsonl").unlink()
+    finetune(taught, ["red"], outs[1], recipe)
+    assert_same_bits(*outs)
+    assert (tmp_path / "killed.curve.jsonl").read_bytes() == (tmp_path / "whole.curve.jsonl").read_bytes()
+
+
 def test_a_task_vector_is_what_the_pretrained_model_lacks(taught: Suite, tmp_path: Path) -> None:
     for vector in (True, False):
         finetune(taught, ["red"], tmp_path / f"{vector}.safetensors", RECIPE, as_task_vector=vector)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import export, merge, report, space, trial, ui
-from intervmerge.cli.models import finetune, predict
+from intervmerge.cli import merge, report, space, trial, ui
+from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.suites import suite
 

@@ -97,8 +97,7 @@ def finetune(
     aside = Checkpoint(out.with_name(f"{out.name}.unfinished"), {"suite": suite.fingerprint, **said})
 
     def on_curve(curve: list[Point]) -> None:
-        lines = "".join(f"{json.dumps(point)}\n" for point in curve)
-        write_whole(out.with_name(f"{out.stem}.curve.jsonl"), lines.encode())
+        _write_curve(out, curve)
         on_point(curve[-1])
 
     curve = fit(
@@ -113,6 +112,7 @@ def finetune(
         on_step=on_step,
         on_point=on_curve,
     )
+    _write_curve(out, curve)  # again: a call that was killed at its last point may have written none
     state = {name: weight.cpu() for name, weight in student.state().items()}
     for name, weight in state.items():
         check_finite(weight, "weights", name)
@@ -121,6 +121,11 @@ def finetune(
     write_state(out, state, {"suite": suite.name, "fingerprint": suite.fingerprint, "training": json.dumps(said)})
     aside.path.unlink(missing_ok=True)
     return Finetuned(student, curve)
+
+
+def _write_curve(out: Path, curve: Sequence[Point]) -> None:
+    lines = "".join(f"{json.dumps(point)}\n" for point in curve)
+    write_whole(out.with_name(f"{out.stem}.curve.jsonl"), lines.encode())
 
 
 def _labelled(suite: Suite, task: Task) -> TaskImages:
