@@ -19,7 +19,7 @@ from holding import holding
 from mlflow.tracking import MlflowClient
 
 from intervmerge.cli.search import main as search
-from intervmerge.records.ending import FAILURES
+from intervmerge.records.stopping.ending import FAILURES
 from intervmerge.search.run import is_whole, run_search
 from intervmerge.search.watch import Silence
 from intervmerge.session.session import ray_session

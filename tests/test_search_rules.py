@@ -27,9 +27,9 @@ from intervmerge.cli.search import main as search
 from intervmerge.errors import IntervMergeError
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.machine import GIB, Machine
-from intervmerge.records.ending import FAILURES, GROWTH, Stopping, stalled
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score
+from intervmerge.records.stopping.ending import FAILURES, GROWTH, Stopping, stalled
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.searcher import LISTED, OptunaSearcher

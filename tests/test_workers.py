@@ -30,10 +30,10 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.errors import ConfigError, NotFiniteError
 from intervmerge.machine import Machine
-from intervmerge.records.ending import FAILURES, HUNG, Stopping, kind_of
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars
+from intervmerge.records.stopping.ending import FAILURES, HUNG, Stopping, kind_of
 from intervmerge.session import session
 from intervmerge.session.interrupt import Interrupt, Interrupted
 from intervmerge.session.object_store import share

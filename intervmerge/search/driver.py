@@ -16,8 +16,8 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.disk import plainly
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
 from intervmerge.machine import Machine
-from intervmerge.records.ending import Stopping
 from intervmerge.records.record import Record
+from intervmerge.records.stopping.ending import Stopping
 from intervmerge.search.finalists import repeat_finalists
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher

@@ -12,8 +12,8 @@ import torch
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.disk import plainly
-from intervmerge.records.ending import stalled
 from intervmerge.records.record import Record
+from intervmerge.records.stopping.ending import stalled
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher

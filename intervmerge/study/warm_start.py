@@ -14,9 +14,9 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.files import write_whole
-from intervmerge.records.ending import bar
 from intervmerge.records.record import Record
 from intervmerge.records.scores import OBJECTIVES
+from intervmerge.records.stopping.ending import bar
 from intervmerge.space.sampling import MASK, Sampling, key_of, label
 from intervmerge.space.sources import Traced
 from intervmerge.space.space import Choices, Range, WholeRange, domains

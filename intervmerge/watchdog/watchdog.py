@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
-from intervmerge.records.ending import HUNG
+from intervmerge.records.stopping.ending import HUNG
 from intervmerge.watchdog.faults import last_line
 from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse

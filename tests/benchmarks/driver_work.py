@@ -22,9 +22,9 @@ from statistics import median
 
 import optuna
 
-from intervmerge.records.ending import Stopping
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score
+from intervmerge.records.stopping.ending import Stopping
 from intervmerge.search import views
 from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.views import Views, write_pages
