@@ -228,7 +228,7 @@ def test_a_sweep_of_bases_by_a_crew_chooses_what_one_process_chooses(
     from intervmerge.suites.suite import load_suite
     from intervmerge.trial.sweep import best, sweep
 
-    space = write(tmp_path / "s.yaml", SPACE.replace("{rule: task_arithmetic, scaling: 0.3}", "auto"))
+    space = write(tmp_path / "s.yaml", SPACE.replace("{rule: task_arithmetic, scaling: 0.3}", "best"))
     study = run_search(space, suite=odd_folder, out=tmp_path / "study", workers=2, trials=1)
     chosen = best(sweep(load_suite(odd_folder), "cpu"))
     assert study.record.base == chosen.label

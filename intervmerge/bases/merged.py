@@ -40,6 +40,12 @@ class MergedBase:
         return former_fingerprint(self.suite, self.rule, self.settings)
 
     @property
+    def values(self) -> dict[str, Any]:
+        """Rule and complete settings, as a record has them."""
+        found: dict[str, Any] = json.loads(json.dumps({"rule": self.rule, **self.settings}))
+        return found
+
+    @property
     def label(self) -> str:
         """The base in words: `ties_sum(density=0.2, scaling=0.3)`."""
         values = ", ".join(f"{name}={value}" for name, value in self.settings.items())

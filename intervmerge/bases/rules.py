@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from intervmerge.bases import by_images
 from intervmerge.bases.methods import BASES
 from intervmerge.errors import lookup
 from intervmerge.merging import RULES, merge_states, resolve_settings
+from intervmerge.merging.veneers import VENEERS
 from intervmerge.suites.suite import Suite
 
 
@@ -22,6 +24,19 @@ def resolve(rule: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     lookup({**RULES, **BASES}, rule, "rule")
     return by_images.resolve(rule, settings) if rule in BASES else resolve_settings(rule, settings)
+
+
+def settings_known(rule: str) -> set[str]:
+    """The names of the settings that a row of merging.RULES or of BASES takes; a veneer's among them, on any rule.
+
+    Raises:
+        ConfigError: no such rule.
+    """
+    lookup({**RULES, **BASES}, rule, "rule")
+    if rule in BASES:
+        return {f.name for f in fields(BASES[rule].settings)}
+    veneers = {name for veneer, defaults in VENEERS.items() for name in (veneer, *defaults) if name != "scaling"}
+    return {*RULES[rule].defaults, *veneers}
 
 
 def merged(suite: Suite, rule: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Tensor]]:

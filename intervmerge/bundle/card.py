@@ -59,7 +59,8 @@ def loading(folder: str | Path, file: BundleFile) -> str:
 
 def _table(split: str, file: BundleFile, own: Scores, record: StudyRecord) -> str:
     known = record.references.get(split, {})
-    columns = {"merged base": known.get("merged", {}), "this bundle": own, "individual": known.get("individual", {})}
+    merged = record.bare(file.provenance.base_fingerprint, split)
+    columns = {"merged base": merged, "this bundle": own, "individual": known.get("individual", {})}
     rows = [
         [split, *columns],
         ["---", *("---:" for _ in columns)],

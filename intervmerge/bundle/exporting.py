@@ -52,8 +52,8 @@ class ExportedStudy(Protocol):
     def folder(self) -> Path:
         """Where it lies; the interventions of a trial are in `trials/<number>`."""
 
-    def base(self) -> MergedBase:
-        """Its merged base, merged again."""
+    def base(self, fingerprint: str = "") -> MergedBase:
+        """Its merged base, or the one of these, merged again."""
 
 
 def export(
@@ -83,7 +83,7 @@ def export(
     try:
         temporary.mkdir(parents=True)  # refused here, before anything is merged
         interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
-        base = study.base()
+        base = study.base(record.base_of(chosen)[1])
         if isinstance(interventions, Interventions):
             interventions.save(temporary / INTERVENTIONS)
         else:
@@ -200,8 +200,8 @@ def _describe(suite: Suite, record: StudyRecord, point: Record | Mixture, folder
         expected=None if isinstance(point, Record) else point.expected,
         provenance=Provenance(
             study=record.name,
-            base=record.base,
-            base_fingerprint=record.base_fingerprint,
+            base=record.base_of(point)[0],
+            base_fingerprint=record.base_of(point)[1],
             suite=suite.name,
             suite_fingerprint=suite.fingerprint,
             protocol=record.protocol,

@@ -12,6 +12,8 @@ from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import FEWEST, plan_caches
 from intervmerge.machine import Machine, cores
 from intervmerge.search.plan import Prepared, named_base
+from intervmerge.space.bases import Bases, in_words
+from intervmerge.space.bases.probes import PART
 from intervmerge.space.sampling import DRAWS, Drawn
 from intervmerge.space.space import SearchSettings
 from intervmerge.suites.images import Split
@@ -28,8 +30,11 @@ def print_plan(prepared: Prepared) -> None:
     """Print size of the space, range of extra parameters, repeats, and the expected time."""
     sampling = prepared.sampling
     low, high = sampling.cost_range()
+    bases = sampling.bases
+    base = sampling.space.bases[0] if bases is None else f"one of {len(bases.every)}"
     lines = [
-        f"space {prepared.plan.space} on {prepared.suite.name}, base {sampling.space.bases[0]}, into {prepared.folder}",
+        f"space {prepared.plan.space} on {prepared.suite.name}, base {base}, into {prepared.folder}",
+        *([] if bases is None else [_bases(bases, sampling.space.search.trials)]),
         *_size(prepared),
         f"extra parameters: {low:,} to {high:,} for {sampling.num_tasks} tasks",
         f"asked first: {len(sampling.priors())} configurations of the paper",
@@ -37,6 +42,12 @@ def print_plan(prepared: Prepared) -> None:
     ]
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _bases(bases: Bases, trials: int) -> str:
+    """Which are tried first, and from where fronts are measured."""
+    first = ", ".join(in_words(base) for base in bases.wide(trials // PART))
+    return f"fronts are measured from {in_words(bases.reference)}; tried first: {first}"
 
 
 def _size(prepared: Prepared) -> list[str]:

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", metavar="NAME|PATH", help="instead of the space's")
     parser.add_argument("--preset", help="paper-text or paper-code: fills what the space leaves open")
     parser.add_argument(
-        "--base", metavar="RULE[:NAME=VALUE,...]|auto", help="instead of the space's: ties_sum:scaling=0.3,density=0.2"
+        "--base",
+        metavar="RULE[:NAME=VALUE,...]|auto|best",
+        help="instead of the space's: ties_sum:scaling=0.3,density=0.2; auto searches a few of a sweep, best takes one",
     )
     parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
     parser.add_argument(
@@ -36,8 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     add_knobs(parser)
     parser.add_argument("--time-budget", type=number, metavar="MINUTES", help="of training; trials that run then stop")
-    parser.add_argument("--warm-start", action="append", default=[], type=Path, metavar="STUDY",
-                        help="a study on the same base; what it trained is not trained again; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--warm-start",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="STUDY",
+        help="a study whose trials are not trained again, on this base, or any if searched",
+    )
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
     parser.add_argument("--selection", default="shrunk", help="each task's trial is chosen by shrunk figures, or raw")
@@ -109,7 +117,8 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
 
 
 def _name(base: Any) -> str:
-    return base if isinstance(base, str) else str(base["rule"])
+    rule = base if isinstance(base, str) else base.get("rule") if isinstance(base, dict) else None
+    return rule if isinstance(rule, str) else "searched"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Axes:
     """Share of the individual models, where the hypervolume is 1."""
     dearest: int
     """Extra parameters at which the hypervolume's axis ends."""
+    bare: Mapping[str, float] = field(default_factory=dict)
+    """Shares of the bases that are searched, without interventions, by fingerprint, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +38,35 @@ class Growth:
     """Of the front, cheapest first."""
     numbers: tuple[int, ...] = ()
     """Of its trials."""
+    bare: float = 0.0
+    """Share of the best base that its trials had: a point without extra parameters, where it is above the merged
+    base that the axes begin at."""
     best: Mapping[int, float] = field(default_factory=dict)
     """Accuracy of the best trial within each of BUDGETS; without those that hold none."""
 
     def after(self, trial: Record) -> Growth:
-        """The same study once one more trial has ended; only one that is exact to its end changes anything."""
-        if not trial.is_exact:
+        """The same study once one more trial has ended; only one that is exact to its end, or the first
+        on its base, changes anything."""
+        bare = max(self.bare, self.axes.bare.get(trial.base_fingerprint, 0.0))
+        if not trial.is_exact and bare == self.bare:
             return self
-        known = accuracy(trial.scores)
-        held = (budget for budget in BUDGETS if trial.extra_params <= budget)
-        best = {**self.best, **{budget: max(known, self.best.get(budget, known)) for budget in held}}
-        point = (OBJECTIVES[self.axes.select](trial.scores), float(trial.extra_params))
-        points = [(self.axes.merged, 0.0), *self.points, point]
-        numbers = [-1, *self.numbers, trial.number]
+        points, numbers, best = [(max(self.axes.merged, bare), 0.0), *self.points], [-1, *self.numbers], self.best
+        if trial.is_exact:
+            known = accuracy(trial.scores)
+            held = (budget for budget in BUDGETS if trial.extra_params <= budget)
+            best = {**best, **{budget: max(known, best.get(budget, known)) for budget in held}}
+            points.append((OBJECTIVES[self.axes.select](trial.scores), float(trial.extra_params)))
+            numbers.append(trial.number)
         kept = [place for place in pareto.front(points) if place > 0]
-        return replace(self, points=tuple(points[i] for i in kept), numbers=tuple(numbers[i] for i in kept), best=best)
+        chosen, whose = tuple(points[i] for i in kept), tuple(numbers[i] for i in kept)
+        return replace(self, points=chosen, numbers=whose, best=best, bare=bare)
 
     @cached_property
     def hypervolume(self) -> float:
         """See pareto."""
         floor, ceiling = self.axes.merged, self.axes.individual
-        return pareto.hypervolume(self.points, floor=floor, ceiling=ceiling, dearest=self.axes.dearest)
+        points = [(self.bare, 0.0), *self.points] if self.bare > floor else self.points
+        return pareto.hypervolume(points, floor=floor, ceiling=ceiling, dearest=self.axes.dearest)
 
 
 def growth_of(axes: Axes, ended: Iterable[Record]) -> list[Growth]:

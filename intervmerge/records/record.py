@@ -77,6 +77,12 @@ class Record:
     """What it was computed with; those of its last rung."""
     sha256: str = ""
     """Of the file of interventions."""
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """Rule and complete settings of its merged base; empty where the study has one base for all."""
+    base_fingerprint: str = ""
+    """Of that base's weights; empty where the study has one base for all."""
+    probe: bool = False
+    """Trained for fewer steps than others, to see what its base is good for; the sampler learns nothing from it."""
     duplicate_of: int | None = None
     taken_from: str = ""
     """`study/number` of the trial of another study whose record this was; empty for one trained here."""

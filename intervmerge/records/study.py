@@ -10,10 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 from intervmerge import pareto
-from intervmerge.records.composed import Composed, Mixture, Option
+from intervmerge.records.bare import BareBase, best_bare
+from intervmerge.records.composed import Composed, Mixture
+from intervmerge.records.composed.across import mixtures
 from intervmerge.records.growth import Axes, Growth, growth_of
 from intervmerge.records.record import ENDED, Record
-from intervmerge.records.repeats import pooled
 from intervmerge.records.scores import OBJECTIVES, Scores, images_known
 from intervmerge.records.spread import Gain, Spread, gain, spread_of
 from intervmerge.records.words import in_words
@@ -55,6 +56,8 @@ class StudyRecord:
     """Whose checkpoints; figures of different families are never put in one table. Empty: of before it was kept."""
     looks: int = 0
     """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
+    bases: Sequence[BareBase] = ()
+    """The bases that its trials had, where the base is searched; then `base` is what the front is measured from."""
 
     def followed(self, ended: Sequence[Record], growth: Sequence[Growth]) -> StudyRecord:
         """The same, of which this is known already; `replace` forgets it again."""
@@ -88,7 +91,37 @@ class StudyRecord:
     def axes(self) -> Axes:
         """What its trials are held against."""
         objective, known = OBJECTIVES[self.select], self.references["validation"]
-        return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest)
+        bare = {base.fingerprint: objective(base.scores) for base in self.measured_bases}
+        return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest, bare)
+
+    @cached_property
+    def measured_bases(self) -> list[BareBase]:
+        """The bases whose scores on `validation` are known."""
+        return [base for base in self.bases if base.scores]
+
+    @property
+    def best_bare(self) -> BareBase | None:
+        """The best base without interventions, on validation; None where the study has one base for all."""
+        return best_bare(self.measured_bases, self.select) if self.measured_bases else None
+
+    @property
+    def compared(self) -> dict[str, dict[str, Scores]]:
+        """`references`, with the best base without interventions where the base is searched, as "bare"."""
+        best = self.best_bare
+        more = {split: {"bare": self.bare(best.fingerprint, split)} if best else {} for split in self.references}
+        return {split: {**models, **more[split]} for split, models in self.references.items()}
+
+    def bare(self, fingerprint: str, split: str) -> Scores:
+        """Scores on a split of a base without interventions; empty where it was not measured there."""
+        known = {base.fingerprint: {"validation": base.scores, "test": base.test} for base in self.bases}
+        own: Mapping[str, Scores] = known.get(fingerprint, {})
+        return own[split] if own else self.references.get(split, {}).get("merged", {})
+
+    def base_of(self, point: Record | Mixture) -> tuple[str, str]:
+        """Words and fingerprint of the base of a trial or a mixture."""
+        own = point.base_fingerprint if isinstance(point, Record) else point.base
+        labels = {base.fingerprint: base.label for base in self.bases}
+        return (labels[own], own) if own else (self.base, self.base_fingerprint)
 
     @cached_property
     def growth(self) -> Sequence[Growth]:
@@ -116,15 +149,8 @@ class StudyRecord:
         return self._composed(self.ended)
 
     def _composed(self, trials: Sequence[Record]) -> Composed:
-        """A trial with repeats is chosen by the counts of all its seeds together."""
         known = {split: models.get("merged", {}) for split, models in self.references.items()}
-        options = [Option(None, 0, known["validation"], known["validation"], known.get("test", {}))]
-        for trial in (trial for trial in trials if trial.final):
-            assert trial.extra_params % len(self.tasks) == 0, "all tasks of a trial share one placement"
-            together = pooled([trial.final, *(repeat.scores for repeat in trial.repeats)])
-            extra_params = trial.extra_params // len(self.tasks)
-            options.append(Option(trial.number, extra_params, together, trial.final, trial.test))
-        return Composed(options, self.tasks, self.select, self.selection)
+        return mixtures(trials, self.tasks, self.select, self.selection, known, self.measured_bases)
 
     @property
     def composed_front(self) -> list[Mixture]:
@@ -153,6 +179,14 @@ class StudyRecord:
         return {number: [task for of, task in missing if of == number] for number, _ in missing}
 
     @property
+    def untested_bases(self) -> list[BareBase]:
+        """The best bare base, and those of the front and of the listed mixtures, that were not measured on `test`."""
+        points: list[Record | Mixture] = [*self.front, *self.composed.listed]
+        shown = {self.base_of(point)[1] for point in points}
+        shown |= {self.best_bare.fingerprint} if self.best_bare else set()
+        return [base for base in self.measured_bases if base.fingerprint in shown and not base.test]
+
+    @property
     def unrepeated(self) -> list[tuple[int, int]]:
         """(trial number, seed): what is to be trained again and was not yet, of the front as it is now."""
         known = {(trial.number, repeat.seed) for trial in self.front for repeat in trial.repeats}
@@ -173,8 +207,9 @@ class StudyRecord:
         return {dear.number: found for dear, found in pairs if found is not None}
 
     def words(self, trial: Record) -> str:
-        """A trial's configuration in words."""
-        return in_words(trial.intervention, self.width, self.num_blocks)
+        """A trial's configuration in words, and its base, where that is searched."""
+        words = in_words(trial.intervention, self.width, self.num_blocks)
+        return f"{words}, on {self.base_of(trial)[0]}" if trial.base_fingerprint else words
 
     @property
     def caption(self) -> str:

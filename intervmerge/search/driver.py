@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 
 from ray import tune
 from ray.tune import TuneError
@@ -18,6 +19,8 @@ from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
 from intervmerge.machine import Machine
 from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import Stopping
+from intervmerge.search.bases.searcher import BasesSearcher
+from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.finalists import repeat_finalists
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
@@ -34,10 +37,10 @@ from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
-from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
+from intervmerge.workers.preparing import best_caches, compared, fill_caches, gathered, lessons, teachers
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
-from intervmerge.workers.tasks import measure
+from intervmerge.workers.tasks import bare, measure
 from intervmerge.workers.worker import Worker
 
 
@@ -68,7 +71,8 @@ class Driver:
         self._plan, self._sampling, self._suite = prepared.plan, prepared.sampling, base.suite
         self._study, self._watch, self._interrupt = study, watch, interrupt
         self._roster = roster_of(prepared)
-        self._base = share(base, here=prepared.plan.address is None)
+        self._own, self._base = base, share(base, here=prepared.plan.address is None)
+        self._shelf = Shelf(base, study.journal, watch.phase) if self._sampling.bases is not None else None
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
@@ -125,6 +129,8 @@ class Driver:
         scores = compared(crew, self._suite, split, self._watch.progress)
         plain = {name: {task: asdict(score) for task, score in of.items()} for name, of in scores.items()}
         self._study.journal.note(f"references/{split}", plain)
+        if self._shelf is not None:
+            self._shelf.measured(self._own.fingerprint, split, scores["merged"])
 
     def _train_what_is_missing(self, views: Views) -> None:
         record = self._study.record
@@ -164,10 +170,15 @@ class Driver:
                 ),
             )
             tuner.fit()
+        if isinstance(searcher, BasesSearcher):
+            bases = len(self._study.record.measured_bases)
+            self._watch.phase(f"{bases} bases were tried; workers changed their base {searcher.moves} times")
         if any(trial.state == "running" for trial in self._study.record.trials):
             self._watch.phase("the time budget is spent: trials that ran go on with the same command")
 
     def _searcher(self, watchdog: Watchdog, nodes: Nodes, views: Views) -> OptunaSearcher:
+        shelf = self._shelf
+        make = OptunaSearcher if shelf is None else partial(BasesSearcher, shelf)
         events: dict[str, Callable[[Record], None]] = {
             "started": self._watch.started,
             "measured": self._watch.measured,
@@ -178,7 +189,7 @@ class Driver:
             events[event](record)
             self._interrupt.check()
 
-        return OptunaSearcher(
+        return make(
             self._study.journal,
             self._sampling,
             self._plan.select,
@@ -204,13 +215,40 @@ class Driver:
         repeats = bool(record.unrepeated) and not running
         if record.unrepeated and running:
             self._watch.phase("error bars come when all trials have ended, with the same command")
-        if not repeats and not record.untested:
+        if not repeats and not record.untested and not record.untested_bases:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
             if repeats:
-                repeat_finalists(self._study, crew, self._watch)
-            self._test(crew)
+                for numbers in self._on_each_base(crew, [record.trial(number) for number, _ in record.unrepeated]):
+                    repeat_finalists(self._study, crew, self._watch, numbers)
+            untested = self._study.record.untested
+            for numbers in self._on_each_base(crew, [record.trial(number) for number in untested]):
+                self._test(crew, {number: untested[number] for number in numbers})
+            self._test_bases(crew)
+
+    def _on_each_base(self, crew: Crew, trials: Iterable[Record]) -> Iterator[list[int]]:
+        """The numbers of trials, base after base; the crew works on theirs meanwhile."""
+        groups: dict[str, list[Record]] = {}
+        for trial in trials:
+            groups.setdefault(trial.base_fingerprint, []).append(trial)
+        for fingerprint, group in groups.items():
+            if fingerprint and self._shelf is not None:
+                crew.move(self._shelf.ready(group[0].base))
+                fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
+            yield list(dict.fromkeys(trial.number for trial in group))
+
+    def _test_bases(self, crew: Crew) -> None:
+        """Measure on `test` the bases that the fronts show, without interventions."""
+        for base in self._study.record.untested_bases:
+            assert self._shelf is not None
+            crew.move(self._shelf.ready(base.values))
+            phase = f"base {base.label} on test"
+            found = gathered(
+                crew, bare, [("test", task) for task in self._suite.task_names], phase, self._watch.progress
+            )
+            scores = {task: score for own in found.values() for task, score in own.items()}
+            self._shelf.measured(base.fingerprint, "test", scores)
 
     def _read_test(self, crew: Crew) -> None:
         crew.sit(self._roster.seat, self._tensors)
@@ -219,13 +257,11 @@ class Driver:
         fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
         self._compare(crew, "test")
 
-    def _test(self, crew: Crew) -> None:
+    def _test(self, crew: Crew, untested: Mapping[int, Sequence[str]]) -> None:
         """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once, kept as
         soon as it is there."""
         record = self._study.record
-        pairs = [(number, "test", task) for number, tasks in record.untested.items() for task in tasks]
-        if not pairs:
-            return
+        pairs = [(number, "test", task) for number, tasks in untested.items() for task in tasks]
         phase = f"the fronts on test: {len(pairs)} pairs of trial and task"
         self._watch.phase(phase)
         self._watch.progress(phase, 0, len(pairs))

@@ -5,6 +5,8 @@ Beside the search, not in it: a repeat is no trial, Optuna does not hear of it, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from intervmerge.disk import full_disk, refusal
 from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
@@ -15,7 +17,7 @@ from intervmerge.workers.crew import Crew
 from intervmerge.workers.tasks import train_again
 
 
-def repeat_finalists(study: Study, crew: Crew, watch: Watcher) -> None:
+def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collection[int]) -> None:
     """Train what the study lacks, and keep each in the journal as soon as it ends.
 
     One that fails is said and left out; the same search tries it again.
@@ -24,11 +26,12 @@ def repeat_finalists(study: Study, crew: Crew, watch: Watcher) -> None:
         study: whose `unrepeated` is trained.
         crew: who trains, with the teachers' features on all splits.
         watch: told of every end.
+        numbers: of the trials on the base that the crew has.
     """
     record = study.record
     finalists = {trial.number: trial for trial in record.front}
-    missing = [(finalists[number], seed) for number, seed in record.unrepeated]
-    phase = f"error bars: {len(missing)} trainings of {len(finalists)} finalists with further seeds"
+    missing = [(finalists[number], seed) for number, seed in record.unrepeated if number in numbers]
+    phase = f"error bars: {len(missing)} trainings of {len(numbers)} finalists with further seeds"
     watch.phase(phase)
     watch.progress(phase, 0, len(missing))
     for done, ((trial, seed), found) in enumerate(crew.each(train_again, missing), start=1):

@@ -21,9 +21,11 @@ from intervmerge.records.scores import OBJECTIVES, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
 from intervmerge.settings import read_settings
+from intervmerge.space.bases import SWEPT, AnyOf, Base, check_base
+from intervmerge.space.bases import named as whole_base
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import KNOBS, SearchSettings
-from intervmerge.space.space import Base, Lines, check_base, find_space, read_space
+from intervmerge.space.space import Lines, find_space, read_space
 from intervmerge.study.study import Study, check_folder
 from intervmerge.study.warm_start import open_others
 from intervmerge.suites.protocol import PROTOCOLS, under
@@ -151,13 +153,20 @@ def caches_of(plan: SearchPlan, sampling: Sampling, suite: Suite, device: str) -
 
 
 def named_base(prepared: Prepared) -> MergedBase | None:
-    """The base that the plan names; None for `auto`, which a sweep chooses."""
-    named = prepared.sampling.space.bases[0]
-    if named == "auto":
+    """The base that the plan names, or that fronts are measured from; None for what a sweep chooses."""
+    bases = prepared.sampling.bases
+    named = prepared.sampling.space.bases[0] if bases is None else bases.reference
+    if named in SWEPT:
         return None
-    values: Mapping[str, Any] = {"rule": named} if isinstance(named, str) else named
+    values = whole_base(named)
     settings = {name: value for name, value in values.items() if name != "rule"}
     return merge(prepared.suite, str(values["rule"]), **settings)
+
+
+def among(prepared: Prepared, bases: Sequence[Mapping[str, Any]]) -> Prepared:
+    """The same search, whose base is one of these."""
+    space = replace(prepared.sampling.space, base=AnyOf(choices=[dict(base) for base in bases]))
+    return replace(prepared, sampling=replace(prepared.sampling, space=space))
 
 
 def best_base(prepared: Prepared, watch: Watcher, sweep: Callable[[], Sequence[Candidate]]) -> MergedBase:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,12 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.disk import plainly
 from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import stalled
-from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
+from intervmerge.search.plan import Prepared, SearchPlan, among, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
 from intervmerge.session.interrupt import Interrupt
 from intervmerge.session.session import only_gpu, ray_session
+from intervmerge.space.bases import SWEPT
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
@@ -47,9 +49,33 @@ def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) 
 def known_base(prepared: Prepared, journal: Journal) -> MergedBase | None:
     """The base that the folder's study chose by its sweep; None for a new study, and for a base that is named."""
     settings = journal.settings
-    if prepared.sampling.space.bases != ["auto"] or not settings:
+    if prepared.sampling.space.bases[0] not in SWEPT or not settings:
         return None
     return merge(prepared.suite, settings["rule"], **settings["rule_settings"])
+
+
+def known_bases(prepared: Prepared, journal: Journal) -> Prepared:
+    """The search among the bases that a sweep handed to the folder's study; as it is, where none did."""
+    settings = journal.settings
+    few = settings["space"].get("base", {}) if settings else {}
+    if prepared.sampling.space.bases[0] not in SWEPT or not few:
+        return prepared
+    return among(prepared, [json.loads(text) for text in few["rule"]["choices"]])
+
+
+def chosen_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -> tuple[Prepared, MergedBase]:
+    """What a sweep in the session of Ray that runs makes of a search, and the base that fronts are measured from."""
+    from intervmerge.search.bases.sweep import (  # Ray reads the session's environment when imported
+        few_bases,
+        swept_base,
+    )
+
+    if prepared.sampling.space.bases[0] == "best":
+        return prepared, swept_base(prepared, watch, check)
+    prepared = few_bases(prepared, watch, check)
+    base = named_base(prepared)
+    assert base is not None
+    return prepared, base
 
 
 def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
@@ -60,7 +86,7 @@ def is_whole(study: Study, trials: int, patience: int | None = None) -> bool:
     record = study.record
     left = [trial for trial in record.trials if trial.state == "running"]
     ended = len(record.ended) >= trials or stalled(record, patience)
-    return not left and ended and not record.unrepeated and not record.untested
+    return not left and ended and not record.unrepeated and not record.untested and not record.untested_bases
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
@@ -75,15 +101,15 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
         journal = opened(prepared) if (prepared.folder / JOURNAL).is_file() else None
         said = check_trials(prepared, f"--out {prepared.folder}", journal.records()) if journal else []
         base = (known_base(prepared, journal) if journal else None) or named_base(prepared)
+        prepared = known_bases(prepared, journal) if journal else prepared
         if base is None:
             stack.enter_context(session())
-            from intervmerge.search.bases import swept_base  # imports Ray, which reads the session's environment
-
-            base = swept_base(prepared, watch, interrupt.check)
+            prepared, base = chosen_base(prepared, watch, interrupt.check)
+        sampling = prepared.sampling
         dearest = sampling.cost_range()[1]
         settings = settings_of(sampling, base, prepared.suite_path, plan.protocol, plan.select, dearest, plan.selection)
         for other in prepared.others:
-            check_other(other, settings, base)
+            check_other(other, settings, base, sampling.bases is not None)
             said += check_trials(prepared, f"--warm-start {other.folder}", other.journal.records())
         journal = journal or opened(prepared)  # a new study begins where nothing is refused
         take_up(journal, settings, prepared.folder, base)

@@ -83,8 +83,12 @@ class OptunaSearcher(Searcher):
         search = sampling.space.search
         self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
         self._spared = sampling.spared()
-        for prior in sampling.priors():
-            journal.study.enqueue_trial(prior, skip_if_exists=True)
+        self._ask_first()
+
+    def _ask_first(self) -> None:
+        """Queue what is asked before the sampler draws anything."""
+        for prior in self._sampling.priors():
+            self._journal.study.enqueue_trial(prior, skip_if_exists=True)
 
     def _affordable(self) -> dict[str, dict[str, Any]] | None:
         """What gives each different configuration within the budget, in an order that the seed gives; None in a space
@@ -97,18 +101,22 @@ class OptunaSearcher(Searcher):
         return dict(found)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next configuration to train, or FINISHED where there is to be no other."""
+        """The next configuration to train; FINISHED where there is to be no other, None where it waits for others."""
         asked = self._left.pop(0) if self._left else self._next()
         if asked is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED if self._ends else None
         trial, record = self._open[trial_id] = asked
         self._journal.keep(trial, record)
         self._tell("started", record)
-        return Assignment(record, self._bars(record), self._rests()).config
+        return self._assignment(record).config
+
+    def _assignment(self, record: Record) -> Assignment:
+        """What a worker is told of a trial."""
+        return Assignment(record, self._bars(record), self._rests())
 
     def _bars(self, record: Record) -> Bars:
         """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
-        found = self._figures.bars(record.extra_params)
+        found = self._figures.bars(record.extra_params, record.base_fingerprint)
         spared = text_of(record.intervention) in self._spared
         return replace(found, whole={}, tasks={}) if spared else found
 
@@ -136,12 +144,18 @@ class OptunaSearcher(Searcher):
             return None
         reason = self._enough()
         asked = None if reason else self._new()
+        if asked is None and not reason and self._waits():
+            return None
         if asked is None:
             self._ends = True
             self._say(reason or (DRAWN if self._grid is None else LISTED))
         elif complaint := self._pace.complaint():
             self._say(complaint)
         return asked
+
+    def _waits(self) -> bool:
+        """Whether there may be a new configuration once others have ended."""
+        return False
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A rung that is not the last.
@@ -150,6 +164,7 @@ class OptunaSearcher(Searcher):
             DiskError: the trial cannot be written.
         """
         report: Report = result[REPORT]
+        self._hear_worker(report)
         if report.refused is not None:
             raise report.refused
         if trial_id in self._open:
@@ -166,9 +181,18 @@ class OptunaSearcher(Searcher):
         trial, record = self._open.pop(trial_id)
         if result is not None and REPORT in result:
             record = result[REPORT].record
+            self._hear_worker(result[REPORT])
         if record.state == "running":  # its process ended before it did
             record = replace(record, state="failed", error=self._why(trial_id))
         self._end(trial, record)
+
+    def _hear_worker(self, report: Report) -> None:
+        """What a worker says besides the record of its trial."""
+
+    def _forgo(self, trial: optuna.Trial, record: Record) -> None:
+        """Tell of a trial that is not trained, and may be drawn again."""
+        self._journal.tell(trial, record, self._select)
+        self._tell("ended", record)
 
     def _end(self, trial: optuna.Trial, record: Record) -> None:
         self._hear(record)
@@ -183,20 +207,21 @@ class OptunaSearcher(Searcher):
             try:
                 with self._pace.ask():
                     trial = self._journal.study.ask()
-                    drawn = self._sampling.draw(trial)
+                    record = self._record(trial)
             except ConfigError as error:  # a combination that edits nothing
                 empty = Record(trial.number, "pruned", 0, {}, {}, 0, error=str(error))
                 self._journal.tell(trial, empty, self._select)
                 continue
-            record = self._record(trial.number, drawn)
             if self._budget is not None:
-                self._journal.constrain(trial, drawn.extra_params, self._budget)
+                self._journal.constrain(trial, record.extra_params, self._budget)
             first = self._known.get(_key(record))
             if first is not None:
                 self._repeat(trial, record, first)
-            elif not self._affords(drawn.extra_params):
-                rule = f"over the budget: {drawn.extra_params} extra parameters, at most {self._budget}"
+            elif not self._affords(record.extra_params):
+                rule = f"over the budget: {record.extra_params} extra parameters, at most {self._budget}"
                 self._end(trial, replace(record, state="pruned", error=rule))
+            elif refused := self._refused(trial, record):
+                self._forgo(trial, replace(record, state="pruned", error=refused))
             else:
                 self._known[_key(record)] = record
                 return trial, record
@@ -205,9 +230,17 @@ class OptunaSearcher(Searcher):
     def _affords(self, extra_params: int) -> bool:
         return self._budget is None or extra_params <= self._budget
 
-    def _record(self, number: int, drawn: Drawn) -> Record:
-        values = asdict(drawn.trial)
-        return Record(number, "running", values["seed"], values["intervention"], values["training"], drawn.extra_params)
+    def _record(self, trial: optuna.Trial) -> Record:
+        """What Optuna draws."""
+        return record_of(trial.number, self._sampling.draw(trial))
+
+    def _refused(self, trial: optuna.Trial, record: Record) -> str:
+        """Why a configuration is not trained; empty where it is."""
+        return ""
+
+    def _is_out(self, key: str) -> bool:
+        """Whether a point of the grid is not to be asked any more."""
+        return key in self._known
 
     def _repeat(self, trial: optuna.Trial, record: Record, first: Record) -> None:
         """Tell a repeat with the figures of the first, where there are some."""
@@ -216,7 +249,7 @@ class OptunaSearcher(Searcher):
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
-        while self._unasked and self._unasked[0] in self._known:
+        while self._unasked and self._is_out(self._unasked[0]):
             self._unasked.popleft()
         abound = bool(self._unasked) and repeats >= self._repeats
         if abound and not self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
@@ -234,6 +267,13 @@ class OptunaSearcher(Searcher):
         return {}
 
 
+def record_of(number: int, drawn: Drawn) -> Record:
+    """A trial that begins."""
+    own = asdict(drawn.trial)
+    intervention, training = own["intervention"], own["training"]
+    return Record(number, "running", own["seed"], intervention, training, drawn.extra_params, base=drawn.base)
+
+
 def _key(record: Record) -> str:
     """Equal for equal configurations of one study."""
-    return key_of(record.intervention, record.training, record.seed)
+    return key_of(record.intervention, record.training, record.seed, record.base)

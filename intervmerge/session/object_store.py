@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -115,3 +115,27 @@ def total(first: State, second: State, name: str) -> Tensor:
 def difference(first: State, second: State, name: str) -> Tensor:
     """Difference of one layer of two states."""
     return first[name] - second[name]
+
+
+@dataclass(frozen=True)
+class OtherBase:
+    """Another merged base of a suite that is shared already: its weights alone."""
+
+    rule: str
+    settings: Mapping[str, Any]
+    """Complete."""
+    fingerprint: str
+    weights: Any
+    """Reference to its state."""
+
+    def on(self, base: MergedBase) -> MergedBase:
+        """This base, on the suite of one that is held; that one, where it is the same."""
+        if self.fingerprint == base.fingerprint:
+            return base
+        state = taken(self.weights)
+        return replace(base, rule=self.rule, settings=self.settings, state=state, fingerprint=self.fingerprint)
+
+
+def share_weights(base: MergedBase) -> OtherBase:
+    """Put the weights of a base into the object store, without its suite."""
+    return OtherBase(base.rule, base.settings, base.fingerprint, put(dict(base.state)))

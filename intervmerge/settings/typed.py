@@ -30,6 +30,16 @@ def described(kind: type[Settings]) -> dict[str, str]:
     return {name: " ".join(str(of.get("description", "")).split()) for name, of in properties.items()}
 
 
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+"""What reads a kind, once made: that reads the source of every dataclass in it, for the words under its settings."""
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
 def read_settings(kind: type[Settings], values: Mapping[str, Any], where: object) -> Settings:
     """`values` as a `kind`, a dataclass; nothing is converted, `"3"` is no number.
 
@@ -38,7 +48,8 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any], where: object
     """
     check_plain(values, str(where), "", DEPTH)
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(dict(values)), strict=True)
+        found: Settings = _adapter(kind).validate_json(json.dumps(dict(values)), strict=True)
+        return found
     except ValidationError as error:
         raise _first(kind, error, where) from error
 
@@ -75,10 +86,12 @@ def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
             kind = next((get_args(a)[0] for a in alternatives if Tag(str(part)) in get_args(a)), None)
         elif is_dataclass(kind):
             kind = get_type_hints(kind, include_extras=True).get(str(part))
-        while get_origin(kind) is Annotated and not any(isinstance(a, Tag) for a in get_args(kind)):
-            kind = get_args(kind)[0]
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
         if isinstance(part, int):
             kind = next(iter(get_args(kind)), None)
+        while get_origin(kind) is Annotated and not any(isinstance(a, Tag) for a in get_args(kind)):
+            kind = get_args(kind)[0]
     return [f.name for f in fields(kind)] if is_dataclass(kind) else []
 
 

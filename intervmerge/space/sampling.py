@@ -6,7 +6,8 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -14,9 +15,11 @@ from intervmerge.errors import ConfigError, lookup
 from intervmerge.interventions import AUTO, InterventionConfig, Placement, extra_params, fit
 from intervmerge.records.stopping import STOPPING
 from intervmerge.settings import read_settings
+from intervmerge.space.bases import Bases, searched
 from intervmerge.space.samplers import GRID, SAMPLERS
 from intervmerge.space.sources import Point, RandomSource, Source
-from intervmerge.space.space import Choices, Range, Space, WholeRange, domains
+from intervmerge.space.space import Space, domains
+from intervmerge.space.values import ENUMERABLE, Choices, Range, WholeRange, drawn_value, extremes, holds, listed
 from intervmerge.suites.encoder import Architecture
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 
@@ -25,9 +28,6 @@ MASK = "mask"
 
 DRAWS = 2000
 """Random draws by which a space is described that is too large to list."""
-
-ENUMERABLE = 20_000
-"""A grid of at most so many points is written out, so that its different configurations are counted exactly."""
 
 PAPER: tuple[Mapping[str, Any], ...] = (
     {"formula": "noreft", "rank": 1, "blocks": "all", "token": "class", "slice_width": "1/1"},
@@ -47,17 +47,21 @@ class Drawn:
 
     trial: TrialConfig
     extra_params: int
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """Rule and complete settings of its merged base; empty where the space has one base for all."""
 
     @property
     def key(self) -> str:
         """Equal for equal configurations of one study."""
         values = asdict(self.trial)
-        return key_of(values["intervention"], values["training"], values["seed"])
+        return key_of(values["intervention"], values["training"], values["seed"], self.base)
 
 
-def key_of(intervention: Mapping[str, Any], training: Mapping[str, Any], seed: int) -> str:
-    """Equal for equal canonical configurations."""
-    return json.dumps([intervention, training, seed], sort_keys=True)
+def key_of(
+    intervention: Mapping[str, Any], training: Mapping[str, Any], seed: int, base: Mapping[str, Any] | None = None
+) -> str:
+    """Equal for equal canonical configurations, on equal bases where these are searched."""
+    return json.dumps([intervention, training, seed, *([base] if base else [])], sort_keys=True)
 
 
 def text_of(intervention: Mapping[str, Any]) -> str:
@@ -73,6 +77,11 @@ class Sampling:
     shape: Architecture
     num_tasks: int
 
+    @cached_property
+    def bases(self) -> Bases | None:
+        """What is searched of the merged base; None where the space has one for all."""
+        return searched(self.space.bases[0])
+
     def check(self) -> None:
         """Refuse every value of the space that does not fit the model, before anything is computed.
 
@@ -85,10 +94,10 @@ class Sampling:
         lookup(STOPPING, self.space.search.stopping, "search.stopping")
         for name, domain in domains(self.space).items():
             part, _, setting = name.partition(".")
-            for value in _extremes(domain):
+            for value in extremes(domain):
                 if value != MASK or setting != "blocks":
                     self._check_value(part, setting, value)
-        tokens = [token for token in _extremes(self.space.intervention.token) if token != "class"]
+        tokens = [token for token in extremes(self.space.intervention.token) if token != "class"]
         if self.space.training.engine == "stream" and tokens:
             rule = "the class stream carries the class token alone"
             raise ConfigError("training.engine", f"stream, for token {tokens[0]}", rule, "auto, exact, or token: class")
@@ -115,7 +124,7 @@ class Sampling:
 
     def batch_sizes(self) -> list[int]:
         """Batches that a trial could have, at least the extreme ones."""
-        return [int(size) for size in _extremes(self.space.training.batch)]
+        return [int(size) for size in extremes(self.space.training.batch)]
 
     def draw(self, source: Source) -> Drawn:
         """A configuration from what the source gives.
@@ -123,6 +132,7 @@ class Sampling:
         Raises:
             ConfigError: this combination edits nothing, such as an empty mask.
         """
+        base = self.bases.draw(source) if self.bases else {}
         intervention: dict[str, Any] = {}
         training: dict[str, Any] = {}
         for name, domain in domains(self.space).items():
@@ -136,7 +146,7 @@ class Sampling:
             training=TrainingConfig(**training, rungs=rungs),
             seed=self.space.search.seed,
         )
-        return Drawn(config, self.num_tasks * extra_params(placement))
+        return Drawn(config, self.num_tasks * extra_params(placement), base)
 
     def fit(self, intervention: Mapping[str, Any]) -> Placement:
         """The canonical placement of a configuration.
@@ -159,7 +169,7 @@ class Sampling:
         """Extra parameters of the cheapest and of the dearest configuration of the space."""
         known = domains(self.space)
         names = ("formula", "blocks", "site", "token", "slice_width", "rank")
-        axes = [_extremes(known[f"intervention.{name}"]) for name in names]
+        axes = [extremes(known[f"intervention.{name}"]) for name in names]
         masks = ["1" + "0" * (self.shape.blocks - 1), "1" * self.shape.blocks]
         axes[1] = [value for option in axes[1] for value in (masks if option == MASK else [option])]
         costs = []
@@ -194,8 +204,9 @@ class Sampling:
         axes: dict[str, list[Any]] = {}
         sizes: dict[str, int] = {}
         allowed = f"choices, fewer of them, or a sampler other than {GRID}"
-        for name, domain in domains(self.space).items():
-            values = _listed(domain)
+        bases = {f"base.{name}": domain for name, domain in (self.bases.dimensions if self.bases else {}).items()}
+        for name, domain in {**bases, **domains(self.space)}.items():
+            values = listed(domain)
             if values is None:
                 got = f"a range from {domain.low} to {domain.high}"
                 raise ConfigError(name, got, "not every value of it can be listed", allowed)
@@ -229,25 +240,27 @@ class Sampling:
                 yield None
 
     def priors(self) -> list[dict[str, Any]]:
-        """The paper's configurations that the space holds, as parameters for Optuna's `enqueue_trial`."""
-        if self.space.search.priors == "none":
-            return []
-        found = []
-        for prior in PAPER:
+        """What is asked first, as parameters for Optuna's `enqueue_trial`."""
+        return [] if self.space.search.priors == "none" else list(self.held().values())
+
+    def held(self) -> dict[int, dict[str, Any]]:
+        """The paper's configurations that the space holds: place in PAPER to parameters for `enqueue_trial`."""
+        found = {}
+        for place, prior in enumerate(PAPER):
             asked: dict[str, Any] = {}
             for name, domain in domains(self.space).items():
                 setting = name.removeprefix("intervention.")
                 wanted = prior.get(setting, 0 if setting.startswith("slice_s") else None)
                 if setting == "site":  # the paper's own, under either name
-                    wanted = AUTO if _holds(domain, AUTO) else "attention"
+                    wanted = AUTO if holds(domain, AUTO) else "attention"
                 if name.startswith("training.") or wanted is None:
                     continue
-                if not _holds(domain, wanted):
+                if not holds(domain, wanted):
                     break
                 if isinstance(domain, Choices | WholeRange | Range):
                     asked[name] = wanted
             else:
-                found.append(asked)
+                found[place] = asked
         return found
 
     def spared(self) -> set[str]:
@@ -256,45 +269,3 @@ class Sampling:
         asked = ({name: prior.get(name, domain) for name, domain in fixed.items()} for prior in self.priors())
         named = ({name.removeprefix("intervention."): value for name, value in one.items()} for one in asked)
         return {text_of(asdict(self.fit(values).config)) for values in named}
-
-
-def drawn_value(source: Source, name: str, domain: Any) -> Any:
-    """The value of one setting: fixed, or from the source."""
-    if isinstance(domain, Choices):
-        labels = {label(choice): choice for choice in domain.choices}
-        return labels[source.suggest_categorical(name, list(labels))]
-    if isinstance(domain, WholeRange):
-        return source.suggest_int(name, domain.low, domain.high, log=domain.log)
-    if isinstance(domain, Range):
-        return source.suggest_float(name, domain.low, domain.high, log=domain.log)
-    return domain
-
-
-def label(choice: Any) -> Any:
-    """A choice as Optuna stores it: lists as text."""
-    return json.dumps(choice) if isinstance(choice, list | tuple) else choice
-
-
-def _listed(domain: Any) -> list[Any] | None:
-    """Every value of a domain, as a source gives it; None where there are too many."""
-    if isinstance(domain, Choices):
-        return [label(choice) for choice in domain.choices]
-    if isinstance(domain, WholeRange):
-        return list(range(domain.low, domain.high + 1)) if domain.high - domain.low < ENUMERABLE else None
-    return None if isinstance(domain, Range) else [domain]
-
-
-def _extremes(domain: Any) -> list[Any]:
-    """The values of a domain that could fail to fit."""
-    if isinstance(domain, Choices):
-        return [tuple(c) if isinstance(c, list) else c for c in domain.choices]
-    if isinstance(domain, WholeRange | Range):
-        return [domain.low, domain.high]
-    return [tuple(domain) if isinstance(domain, list) else domain]
-
-
-def _holds(domain: Any, value: Any) -> bool:
-    """Whether a domain has a value."""
-    if isinstance(domain, WholeRange | Range):
-        return isinstance(value, int | float) and domain.low <= value <= domain.high
-    return value in domain.choices if isinstance(domain, Choices) else bool(domain == value)

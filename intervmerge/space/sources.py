@@ -19,8 +19,10 @@ class Source(Protocol):
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         """A whole number."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number."""
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
+        """A number; with `step`, a whole number of steps above `low`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Point:
         """See Source."""
         return int(self.values[name])
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """See Source."""
         return float(self.values[name])
 
@@ -63,10 +67,12 @@ class Traced(Point):
         self.distributions[name] = IntDistribution(low, high, log=log)
         return super().suggest_int(name, low, high, log=log)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """See Source."""
-        self.distributions[name] = FloatDistribution(low, high, log=log)
-        return super().suggest_float(name, low, high, log=log)
+        self.distributions[name] = FloatDistribution(low, high, log=log, step=step)
+        return super().suggest_float(name, low, high, log=log, step=step)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,11 @@ class RandomSource:
         """See Source."""
         return min(high, int(self.suggest_float(name, low, high + 1, log=log)))
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
         """See Source."""
         share = self.random.random()
+        if step is not None:
+            return low + step * int(share * (round((high - low) / step) + 1))
         return float(low * (high / low) ** share if log else low + (high - low) * share)

@@ -5,80 +5,24 @@ A setting is a plain value, which is fixed; `{choices: [...]}`; or `{low: ..., h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Discriminator, Tag, TypeAdapter
+from pydantic import TypeAdapter
 
-from intervmerge.bases.rules import resolve
 from intervmerge.errors import ConfigError, nearest
 from intervmerge.interventions import InterventionConfig
 from intervmerge.settings import Lines as Lines
 from intervmerge.settings import read_settings, settings
+from intervmerge.space.bases import Base, SomeBase, check_base, plain
 from intervmerge.space.search import SearchSettings as SearchSettings
+from intervmerge.space.values import Blocks, Elements, Name, Number, Whole
+from intervmerge.space.values import Choices as Choices
+from intervmerge.space.values import Range as Range
+from intervmerge.space.values import WholeRange as WholeRange
 from intervmerge.trial.config import TrainingConfig
 from intervmerge.trial.presets import filled
-
-
-@settings
-class Choices:
-    """One of several values."""
-
-    choices: list[int | float | str | list[int]]
-
-    def __post_init__(self) -> None:
-        if not self.choices or len({str(c) for c in self.choices}) < len(self.choices):
-            raise ConfigError("choices", self.choices, "choices differ, and there are some", "[1, 2, 4]")
-
-
-@settings
-class WholeRange:
-    """A whole number from low to high, both among them; with `log`, every ratio equally likely."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        check_range(self.low, self.high, self.log)
-
-
-@settings
-class Range:
-    """A number between low and high; with `log`, every ratio equally likely."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        check_range(self.low, self.high, self.log)
-
-
-def check_range(low: float, high: float, log: bool) -> None:
-    """Refuse a range that holds nothing, or a logarithm of zero."""
-    if not low < high:
-        raise ConfigError("range", f"low {low}, high {high}", "low is less than high", "{low: 1, high: 16}")
-    if log and low <= 0:
-        raise ConfigError("range", f"low {low} with log", "a logarithm needs positive numbers", "low above 0")
-
-
-def _kind(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return "<value>"
-    return "<choices>" if "choices" in value else "<range>"
-
-
-Varied = Annotated[Choices, Tag("<choices>")]
-Whole = Annotated[Annotated[int, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)]
-Number = Annotated[Annotated[float, Tag("<value>")] | Varied | Annotated[Range, Tag("<range>")], Discriminator(_kind)]
-Name = Annotated[Annotated[str, Tag("<value>")] | Varied, Discriminator(_kind)]
-Blocks = Annotated[Annotated[str | int | list[int], Tag("<value>")] | Varied, Discriminator(_kind)]
-Elements = Annotated[
-    Annotated[int | str, Tag("<value>")] | Varied | Annotated[WholeRange, Tag("<range>")], Discriminator(_kind)
-]
 
 
 @settings
@@ -116,10 +60,6 @@ class TrainingSpace:
             raise ConfigError("training.rungs", list(self.rungs), "rungs are steps, in order", "such as [25, 50, 100]")
 
 
-Base = str | dict[str, str | float | int]
-"""`auto` for the sweep, or a rule and its settings: `{rule: task_arithmetic, scaling: 0.3}`."""
-
-
 @settings
 class Space:
     """A search space, not yet held against a model."""
@@ -127,35 +67,27 @@ class Space:
     suite: str = "mini8"
     preset: str | None = None
     """A row of PRESETS: what `intervention` and `training` have where this file says nothing."""
-    base: Base | list[Base] = "auto"
-    """One merged base; a list makes one study each."""
+    base: SomeBase = "auto"
+    """One merged base; a list makes one study each; choices and steps are searched, as all else is."""
     training: TrainingSpace = field(default_factory=TrainingSpace)
     intervention: InterventionSpace = field(default_factory=InterventionSpace)
     search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
-        if not self.bases:
+        if not self._written:
             raise ConfigError("base", "[]", "a space has a base, or several", "auto, or {rule: task_arithmetic}")
-        for base in self.bases:
+        for base in self._written:
             check_base(base)
 
     @property
-    def bases(self) -> list[Base]:
-        """The bases, one study each."""
+    def _written(self) -> list[Base]:
+        """The bases as the user wrote them."""
         return self.base if isinstance(self.base, list) else [self.base]
 
-
-def check_base(base: Base) -> None:
-    """Refuse an unknown rule or setting of a rule."""
-    if base == "auto":
-        return
-    named = {"rule": base} if isinstance(base, str) else base
-    if "rule" not in named:
-        raise ConfigError("base", base, "a base has a rule", "auto, or {rule: task_arithmetic, scaling: 0.3}")
-    try:
-        resolve(str(named["rule"]), {name: value for name, value in named.items() if name != "rule"})
-    except ConfigError as error:
-        raise ConfigError(f"base.{error.args[0]}", *error.args[1:]) from error
+    @property
+    def bases(self) -> list[Base]:
+        """The bases, one study each; one that is searched, and leaves no choice, is that base."""
+        return [plain(base) for base in self._written]
 
 
 def domains(space: Space) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked
+from intervmerge.records.bare import BareBase, bare_base
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.space.sources import Traced
@@ -27,6 +28,8 @@ JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
 REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
+BASES = "bases"
+"""Notes `bases/<fingerprint>`."""
 LOOKS = "looks"
 DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 """Of accuracy, and of log10 of extra parameters."""
@@ -133,6 +136,18 @@ class Journal:
     def noted(self, name: str) -> Any:
         """What `note` kept, or None."""
         return self.study.user_attrs.get(name)
+
+    def bases(self) -> dict[str, BareBase]:
+        """The bases that are searched, by fingerprint, in the order in which they were first drawn."""
+        notes = self.study.user_attrs
+        names = [name for name in notes if name.startswith(f"{BASES}/")]
+        with reading(self._path):
+            return {name.split("/")[1]: bare_base(name.split("/")[1], notes[name]) for name in names}
+
+    def note_base(self, fingerprint: str, **values: Any) -> None:
+        """Keep plain values of a base beside what is known of it."""
+        name = f"{BASES}/{fingerprint}"
+        self.note(name, {**(self.noted(name) or {}), **values})
 
     def records(self) -> list[Record]:
         """The record of every trial, by number, with what was measured on `test`, and its repeats.

@@ -71,6 +71,7 @@ class Study:
             family=known["family"],
             final_seeds=known["search"]["final_seeds"],
             looks=self.journal.looks,
+            bases=tuple(self.journal.bases().values()),
             **{name: known[name] for name in RECORDED},
         )
         if not references:
@@ -111,22 +112,25 @@ class Study:
             got = f"{place}, where its suite is no more"
             raise SuiteError(f"study {self.folder}", got, rule, "--suite PATH: where the suite is now") from error
 
-    def base(self) -> MergedBase:
+    def base(self, fingerprint: str = "") -> MergedBase:
         """The study's merged base, merged again.
+
+        Args:
+            fingerprint: of one of the bases, where that is searched; by default the one that its front is above.
 
         Raises:
             InputError: the suite is not there, or has changed, so that this is another base.
         """
-        base = merge(self.suite(), self.settings["rule"], **self.settings["rule_settings"])
-        if not is_base_of(base, self.settings):
+        known, own = self.settings, self.journal.bases().get(fingerprint)
+        if own is not None:
+            rest = {name: value for name, value in own.values.items() if name != "rule"}
+            known = {**known, "rule": own.values["rule"], "rule_settings": rest, "base_fingerprint": fingerprint}
+        base = merge(self.suite(), known["rule"], **known["rule_settings"])
+        if not is_base_of(base, known):
             rule = "the base must be the one that the study measured; its suite has changed since"
-            where = f"study {self.folder}, base"
-            raise CheckpointError(where, base.fingerprint, rule, f"the suite with which it was {self._fingerprint}")
+            allowed = f"the suite with which it was {known['base_fingerprint']}"
+            raise CheckpointError(f"study {self.folder}, base", base.fingerprint, rule, allowed)
         return base
-
-    @property
-    def _fingerprint(self) -> str:
-        return str(self.settings["base_fingerprint"])
 
     @cached_property
     def identity(self) -> str:
@@ -173,7 +177,9 @@ def settings_of(
     selection: str = StudyRecord.selection,
 ) -> dict[str, Any]:
     """What a study is made with, as plain values; equal for equal studies, but for its identity."""
-    space, suite = sampling.space, base.suite
+    space, suite, bases = sampling.space, base.suite, sampling.bases
+    words = f"searched among {len(bases.every)}, fronts above {base.label}" if bases else base.label
+    searched = {"base": bases.to_json()} if bases else {}
     weights = sum(tensor.numel() for tensor in base.state.values())
     return {
         "format": FORMAT,
@@ -182,14 +188,14 @@ def settings_of(
         "suite_fingerprint": suite.fingerprint,
         "note": suite.file.note,
         "family": suite.file.checkpoint_family,
-        "base": base.label,
+        "base": words,
         "rule": base.rule,
         "rule_settings": dict(base.settings),
         "base_fingerprint": base.fingerprint,
         "protocol": protocol,
         "select": select,
         "selection": selection,
-        "space": {"intervention": asdict(space.intervention), "training": asdict(space.training)},
+        "space": {"intervention": asdict(space.intervention), "training": asdict(space.training), **searched},
         "search": asdict(space.search),
         "tasks": suite.task_names,
         "width": suite.architecture.width,

@@ -3,6 +3,7 @@
 1: `right`, which images of `test` are right, stands beside the scores; a base is told by suite, rule and settings.
 2: it stands in them; a base is told by the bytes of its weights; records have their circumstances; looks at `test` are
    counted.
+3: the base may be searched: `space.base` says how, a record has its own, and `bases/<fingerprint>` what each one is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from intervmerge.space.search import SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace
 from intervmerge.trial.config import TrainingConfig
 
-FORMAT = 2
+FORMAT = 3
 RECORDED = ("suite", "note", "base", "base_fingerprint", "protocol", "select", "tasks", "width", "num_blocks",
             "dearest", "individual_params")  # fmt: skip
 """Settings that stand in the StudyRecord under the same name."""
@@ -46,6 +47,7 @@ def upgraded_settings(values: Mapping[str, Any], folder: Path) -> dict[str, Any]
     known["space"] = {
         "intervention": {**_defaults(InterventionSpace), **space["intervention"]},
         "training": {**_defaults(TrainingSpace), **space["training"]},
+        **{name: space[name] for name in ("base",) if name in space},
     }
     known["search"] = {**_defaults(SearchSettings), **known["search"]}
     return known

@@ -15,7 +15,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.scores import OBJECTIVES, Scores, accuracy, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.views.deviations import deviations_payload, draw_deviations, ends
-from intervmerge.views.tables import chosen
+from intervmerge.views.tables import base_rows, chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ REFERENCES = {
     "individual": "individual models",
     "multi-task": "multi-task model",
     "merged": "merged base",
+    "bare": "best base alone",
     "pre-trained": "pre-trained",
 }
 """Models a study is compared with, in words."""
@@ -66,8 +67,9 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
         "models": REFERENCES,
         "references": {
             split: {model: _figures(study, scores) for model, scores in models.items()}
-            for split, models in study.references.items()
+            for split, models in study.compared.items()
         },
+        **({"bases": base_rows(study)} if study.bases else {}),
         "front": [trial.number for trial in study.front],
         "deviations": deviations_payload(study),
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
@@ -169,7 +171,7 @@ def _tested(study: StudyRecord) -> list[Record]:
 def _references(study: StudyRecord) -> dict[str, float]:
     """Models the study is compared with, to their figure on validation in %, the best first."""
     objective = OBJECTIVES[study.select]
-    found = {model: 100 * objective(scores) for model, scores in study.references["validation"].items() if scores}
+    found = {model: 100 * objective(scores) for model, scores in study.compared["validation"].items() if scores}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

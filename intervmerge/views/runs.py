@@ -169,6 +169,7 @@ class Runs:
             tags["error"] = trial.error.strip()[-4000:]
         run_id = str(self._client.create_run(self._experiment, tags=tags).info.run_id)
         params = {**trial.intervention, **trial.training, "seed": trial.seed}
+        params |= {f"base.{name}": value for name, value in trial.base.items()}
         if trial.intervention:
             params["configuration"] = study.words(trial)
         self._log(run_id, params, metrics_of(trial), trial.rungs[-1].steps if trial.rungs else 0)

@@ -21,7 +21,6 @@ from intervmerge.records.composed import BUDGETS
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import accuracy
 from intervmerge.records.study import StudyRecord
-from intervmerge.records.words import in_words
 from intervmerge.views.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class Screen:
         running = Table.grid(padding=(0, 2))
         for record in self._running.values():
             rung = f"{100 * accuracy(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."
-            words = in_words(record.intervention, self._study.width, self._study.num_blocks)
+            words = self._study.words(record)
             running.add_row(f"trial {record.number}", rung, f"{record.extra_params:,}", words)
         best = f"hypervolume {100 * self._study.hypervolume():.1f} %; best so far: {at_budgets(self._study)}"
         return Group(self._progress, self._counts(), best, running)

@@ -27,7 +27,8 @@ def row(study: StudyRecord, trial: Record) -> dict[str, Any]:
     return {
         "number": trial.number,
         "state": trial.state,
-        "base": study.base_fingerprint,
+        "base": study.base_of(trial)[1],
+        **({"base_words": study.base_of(trial)[0]} if study.bases else {}),
         "seed": trial.seed,
         **placed,
         "extra_params": trial.extra_params,
@@ -47,6 +48,7 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
         {
             "number": trial.number,
             "configuration": study.words(trial),
+            **_base(study, trial),
             "learning_rate": trial.training["learning_rate"],
             "steps": trial.training["steps"],
             "extra_params": trial.extra_params,
@@ -55,6 +57,26 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
             **deviations_of(study, trial),
         }
         for trial in study.front
+    ]
+
+
+def _base(study: StudyRecord, point: Record | Mixture) -> dict[str, str]:
+    """The base of a point, where that is searched."""
+    return {"base": study.base_of(point)[0]} if study.bases else {}
+
+
+def base_rows(study: StudyRecord) -> list[dict[str, Any]]:
+    """The bases that are searched, in the order in which they were tried: points without extra parameters."""
+    return [
+        {
+            "base": base.label,
+            "fingerprint": base.fingerprint,
+            "seconds": base.seconds,
+            "trials": sum(trial.base_fingerprint == base.fingerprint for trial in study.trained),
+            "validation_accuracy": accuracy(base.scores) if base.scores else None,
+            "test_accuracy": accuracy(base.test) if base.test else None,
+        }
+        for base in study.bases
     ]
 
 
@@ -94,6 +116,7 @@ def composed_rows(study: StudyRecord) -> list[dict[str, Any]]:
     return [
         {
             "extra_params": mixture.extra_params,
+            **_base(study, mixture),
             "expected": mixture.expected,
             "validation_accuracy": accuracy(mixture.scores),
             "test_accuracy": accuracy(mixture.test_scores) if mixture.test_scores else None,
@@ -121,7 +144,8 @@ def write_parquet(study: StudyRecord, path: Path) -> None:
     kinds["learning_rate"] = number
     wholes = ("number", "seed", "rank", "extra_params", "steps", "batch", "slice_width", "slice_start", "slice_shift")
     kinds |= dict.fromkeys(wholes, whole) | dict.fromkeys((f"accuracy/{task}" for task in study.tasks), number)
-    names = ["number", "state", "base", "seed", "formula", "rank", "blocks", "token", "slice_width", "slice_start"]
+    names = ["number", "state", "base", *(["base_words"] if study.bases else []), "seed", "formula", "rank", "blocks"]
+    names += ["token", "slice_width", "slice_start"]
     names += ["slice_shift", "site", "steps", "batch", "learning_rate", "loss", "extra_params", "accuracy"]
     names += [*(f"accuracy/{task}" for task in study.tasks), "engine", "measured_by", "seconds", "on_front", "error"]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
@@ -135,6 +159,7 @@ def write_front(study: StudyRecord, path: Path) -> None:
         "study": study.name,
         "caption": study.caption,
         "looks_at_test": study.looks,
+        **({"bases": base_rows(study)} if study.bases else {}),
         "front": front_rows(study),
         "composed": composed_rows(study),
         "selection": study.selection,

@@ -11,7 +11,9 @@ from typing import Any
 
 from intervmerge.errors import DiskError
 from intervmerge.records.record import Record
+from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars
+from intervmerge.session.object_store import OtherBase
 
 ASSIGNMENT, REPORT = "assignment", "report"
 """The only keys of ours in Tune's config and in Tune's results."""
@@ -26,6 +28,10 @@ class Assignment:
     """What it must reach, by when it was assigned."""
     rests: Mapping[str, float] = field(default_factory=dict)
     """Nodes that rest, and for how many seconds: there the trial waits."""
+    base: OtherBase | None = None
+    """On which base, where that is searched; else on the one that all share."""
+    bare: bool = False
+    """Whether that base is to be measured without interventions first."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -40,6 +46,10 @@ class Report:
     record: Record
     refused: DiskError | None = None
     """The disk took no more: the search ends."""
+    bare: Scores = field(default_factory=dict)
+    """Counts on `validation` of the base without interventions, where they were asked for, once."""
+    moved: bool = False
+    """Whether the worker had another base before this; said once."""
 
     @property
     def result(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from intervmerge.engines.caches import Part
 from intervmerge.errors import IntervMergeError
-from intervmerge.session.object_store import put, taken
+from intervmerge.session.object_store import OtherBase, put, taken
 from intervmerge.trial.bench import Bench
 from intervmerge.watchdog.faults import SPOILT, fault_of, own
 from intervmerge.workers.seat import Seat, sit_down
@@ -37,9 +37,9 @@ class Hand:
         self._bench: Bench | None = None
         self._seat: Seat | None = None
 
-    def sit(self, base: Any, tensors: Mapping[str, Tensor], seat: Seat) -> None:
-        """At a bench; the base and the tensors are mapped, not copied."""
-        self._bench, self._seat = sit_down(base, tensors, seat), seat
+    def sit(self, base: Any, tensors: Mapping[str, Tensor], seat: Seat, other: OtherBase | None = None) -> None:
+        """At a bench; base and tensors are mapped, not copied. On another base of its suite, if one is given."""
+        self._bench, self._seat = sit_down(base if other is None else other.on(base), tensors, seat), seat
 
     def hold(self, split: str) -> list[Part]:
         """The parts of a cache that is to be filled, held by this process until `release`."""
@@ -72,6 +72,7 @@ class Crew:
     ) -> None:
         self._base, self._seat, self._workers, self._gpus, self._check = base, seat, workers, gpus, check
         self._tensors: Any = put({})
+        self._other: OtherBase | None = None
         self._idle: list[Any] = []
         self._coming: dict[Any, Any] = {}
         self._failed_starts = 0
@@ -87,6 +88,14 @@ class Crew:
     def sit(self, seat: Seat, tensors: Mapping[str, Tensor]) -> None:
         """From here on, all sit so, and share these tensors."""
         self._seat, self._tensors = seat, put(dict(tensors))
+        self._sit_again()
+
+    def move(self, other: OtherBase) -> None:
+        """From here on, all work on another base of the suite."""
+        self._other = other
+        self._sit_again()
+
+    def _sit_again(self) -> None:
         hands = [*self._idle, *self._coming.values()]
         self._idle, self._coming = [], {}
         for hand in hands:
@@ -158,7 +167,7 @@ class Crew:
             self._seat_hand(ray.remote(num_cpus=1, num_gpus=self._gpus)(Hand).remote())
 
     def _seat_hand(self, hand: Any) -> None:
-        self._coming[hand.sit.remote(self._base, self._tensors, self._seat)] = hand
+        self._coming[hand.sit.remote(self._base, self._tensors, self._seat, self._other)] = hand
 
     def _arrived(self, reference: Any) -> None:
         hand = self._coming.pop(reference)

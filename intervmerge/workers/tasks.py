@@ -28,6 +28,7 @@ from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, rungs
+from intervmerge.trial.sweep.wide import Weighed, weigh
 from intervmerge.watchdog.faults import is_out_of_memory
 from intervmerge.workers.seat import LESS, Seat
 
@@ -73,9 +74,19 @@ def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str,
     return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive).measure(None)
 
 
+def weighed(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Weighed:
+    """Scores on `validation` of the suite merged by another rule, and what its weights say."""
+    return weigh(bench, rule, dict(settings))
+
+
 def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Scores]:
     """Scores on a task of the models that a front is compared with."""
     return {**references(bench, split, [task]), "merged": bench.measure(None, split, tasks=[task])}
+
+
+def bare(bench: Bench, seat: Seat, split: str, task: str) -> Scores:
+    """Exact scores of the base on a task, without interventions."""
+    return bench.measure(None, split, tasks=[task])
 
 
 def measure(bench: Bench, seat: Seat, number: int, split: str, task: str) -> Scores:

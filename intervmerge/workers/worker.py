@@ -1,4 +1,5 @@
-"""The actor that trains one trial after another, on one merged base that is mapped from the object store and kept."""
+"""The actor that trains one trial after another, on a merged base that is mapped from the object store and kept until a
+trial has another."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.interventions import Placement
 from intervmerge.records.record import Record, Rung
-from intervmerge.records.scores import OBJECTIVES, shares
+from intervmerge.records.scores import OBJECTIVES, Score, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
 from intervmerge.study.layout import TRIALS
@@ -52,12 +53,14 @@ class Worker(tune.Trainable):
         assert seat is not None
         self._alive = Beating(pulse)
         self._bench = sit_down(base, tensors, seat, self._alive)
+        self._base, self._tensors = base, tensors
         self._seat, self._folder = seat, Path(seat.folder) / TRIALS
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, on the same base."""
+        """The next trial, on the base that is held, or another."""
         assignment: Assignment = new_config[ASSIGNMENT]
+        self._assignment, self._bare, self._moved = assignment, dict[str, Score](), False
         self._record, self._bars, self._rests = assignment.record, assignment.bars, assignment.rests
         self._running: Iterator[Record] | None = None
         self._refused: DiskError | None = None
@@ -77,7 +80,8 @@ class Worker(tune.Trainable):
             self._step_bytes //= LESS
             torch.cuda.empty_cache()
             self._next(retry=False)
-        return Report(self._record, self._refused).result
+        bare, moved, self._bare, self._moved = self._bare, self._moved, {}, False
+        return Report(self._record, self._refused, bare, moved).result
 
     def _rest(self) -> None:
         """Wait for as long as this node rests."""
@@ -106,7 +110,17 @@ class Worker(tune.Trainable):
             self._record = replace(self._said(self._record), state="failed", error=traceback.format_exc())
         return False
 
+    def _take_base(self) -> None:
+        """Hold the base of the trial: what is kept of the one before stays on disk, as far as there is room."""
+        wanted = self._assignment.base
+        if wanted is not None and wanted.fingerprint != self._bench.base.fingerprint:
+            self._bench = sit_down(wanted.on(self._base), self._tensors, self._seat, self._alive)
+            self._moved = True
+        if self._assignment.bare:
+            self._bare = self._bench.measure(None)
+
     def _train(self) -> Iterator[Record]:
+        self._take_base()
         record = self._record
         values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
         config = read_settings(TrialConfig, values, f"trial {record.number}")

@@ -64,11 +64,16 @@ class Known:
     """
 
     def __init__(self, merged: Scores, select: str) -> None:
-        self._merged, self._select = merged, select
+        self._select = select
         self._whole: dict[int, Staircase] = {}
-        self._tasks: dict[int, dict[str, Staircase]] = {}
         self._front = Staircase()
-        self._task_fronts = {task: Staircase() for task in merged}
+        self._bare: dict[str, Scores] = {"": merged}
+        self._tasks: dict[str, dict[int, dict[str, Staircase]]] = {}
+        self._task_fronts: dict[str, dict[str, Staircase]] = {}
+
+    def hear_base(self, fingerprint: str, scores: Scores) -> None:
+        """A base was measured without interventions: costs nothing, so that every trial is held against it."""
+        self._bare[fingerprint] = scores
 
     def hear(self, trial: Record, heard: int = 0) -> None:
         """A trial has further rungs, or ended.
@@ -77,33 +82,38 @@ class Known:
             trial: as it is now.
             heard: of its rungs so many were heard before.
         """
-        cost, objective = trial.extra_params, OBJECTIVES[self._select]
+        cost, objective, base = trial.extra_params, OBJECTIVES[self._select], trial.base_fingerprint
         for rung in trial.rungs[heard:]:
             gone = {task for task, steps in rung.stopped.items() if steps < rung.steps}
             if not gone:
                 self._whole.setdefault(rung.steps, Staircase()).add(cost, objective(rung.scores))
-            tasks = self._tasks.setdefault(rung.steps, {})
+            tasks = self._tasks.setdefault(base, {}).setdefault(rung.steps, {})
             for task, share in shares(rung.scores, self._select).items():
                 if task not in gone:
                     tasks.setdefault(task, Staircase()).add(cost, share)
         for task, share in shares(trial.final, self._select).items():
-            self._task_fronts[task].add(cost, share)
+            self._task_fronts.setdefault(base, {}).setdefault(task, Staircase()).add(cost, share)
         if trial.is_exact:
             self._front.add(cost, objective(trial.scores))
 
-    def bars(self, extra_params: int) -> Bars:
-        """The bars of a trial of so many parameters, as far as they are known now; they only rise."""
+    def bars(self, extra_params: int, base: str = "") -> Bars:
+        """The bars of a trial of so many parameters, as far as they are known now; they only rise.
+
+        Its mean is held against trials on all bases, each of its tasks against those on its own: a mixture has one.
+        """
         whole = {steps: best for steps, stair in self._whole.items() if (best := stair.at(extra_params)) is not None}
         tasks = {
             steps: {task: best for task, stair in stairs.items() if (best := stair.at(extra_params)) is not None}
-            for steps, stairs in self._tasks.items()
+            for steps, stairs in self._tasks.get(base, {}).items()
         }
-        floor, floors = OBJECTIVES[self._select](self._merged), shares(self._merged, self._select)
+        floor = max(OBJECTIVES[self._select](scores) for scores in self._bare.values())
+        floors, none = shares(self._bare.get(base, {}), self._select), Staircase()
+        fronts = self._task_fronts.get(base, {})
         return Bars(
             whole=whole,
             tasks={steps: found for steps, found in tasks.items() if found},
             front=self._front.at(extra_params, floor),
-            task_fronts={task: stair.at(extra_params, floors[task]) for task, stair in self._task_fronts.items()},
+            task_fronts={task: fronts.get(task, none).at(extra_params, share) for task, share in floors.items()},
         )
 
 

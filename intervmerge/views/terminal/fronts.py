@@ -37,6 +37,9 @@ def print_front(study: Study) -> None:
     for name in ("pre-trained", "merged"):
         figures = _pair(validation.get(name), test.get(name))
         table.add_row("", *figures, *blank, "0", f"{name} model, no interventions")
+    if bare := record.best_bare:
+        words = f"{bare.label}, no interventions: the best of {len(record.measured_bases)} bases"
+        table.add_row("", *_pair(bare.scores, bare.test), *blank, "0", words)
     table.add_section()
     for trial in record.front:
         figures = _pair(trial.scores, record.tested(trial))

@@ -14,12 +14,15 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.stream import STREAM_ERROR
 from intervmerge.errors import ConfigError
 from intervmerge.files import write_whole
+from intervmerge.records.elimination import base_key
 from intervmerge.records.record import Record
 from intervmerge.records.scores import OBJECTIVES
 from intervmerge.records.stopping.ending import bar
-from intervmerge.space.sampling import MASK, Sampling, key_of, label
+from intervmerge.space.bases import in_words
+from intervmerge.space.sampling import MASK, Sampling, key_of
 from intervmerge.space.sources import Traced
-from intervmerge.space.space import Choices, Range, WholeRange, domains
+from intervmerge.space.space import domains
+from intervmerge.space.values import Choices, Range, WholeRange, label
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import Study, is_base_of, load_study
 from intervmerge.trial.run import FILE
@@ -43,23 +46,28 @@ def open_others(paths: str | Path | Sequence[str | Path]) -> list[Study]:
     return found
 
 
-def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase) -> None:
+def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase, searched: bool = False) -> None:
     """Refuse a study whose trials would have come out differently here.
 
     Args:
         other: the study.
         settings: of this search.
         base: of this search.
+        searched: whether its trials have bases of their own, so that the other study may have any.
 
     Raises:
-        ConfigError: it has checkpoints of another family, another suite, base, protocol or choice.
+        ConfigError: it has checkpoints of another family, another suite, base, protocol or choice, or says too little
+            of its base.
     """
     families = (other.settings["family"], settings["family"])
     if all(families) and families[0] != families[1]:
         got = f"checkpoints of the family {families[0]}, but this search has those of {families[1]}"
         rule = "figures of different families of checkpoints are never put in one table"
         raise ConfigError(f"--warm-start {other.folder}", got, rule, "a study of the same family, or none")
-    names = SAME if is_base_of(base, other.settings) else ("base_fingerprint", *SAME)
+    names = SAME if searched or is_base_of(base, other.settings) else ("base_fingerprint", *SAME)
+    if searched and other.settings["format"] == 1:
+        rule, allowed = "bases are told by their weights", "the same study, once its own search was run again"
+        raise ConfigError(f"--warm-start {other.folder}", "a study of format 1", rule, allowed)
     for name in names:
         if other.settings[name] != settings[name]:
             got = f"{name} {other.settings[name]}, but this search has {settings[name]}"
@@ -77,7 +85,8 @@ def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list
     known = {_key(record): record for record in journal.records() if record.state == "complete"}
     floor = OBJECTIVES[select](other.record.references["validation"]["merged"])
     added, broken = 0, []
-    for record in sorted(other.record.complete, key=lambda record: record.measured_by != "exact"):
+    records = [_based(record, other, sampling.bases is not None) for record in other.record.complete]
+    for record in sorted(records, key=lambda record: record.measured_by != "exact"):
         point = None if _key(record) in known else locate(record, sampling)
         if point is None or not _settled(record, known.values(), select, floor):
             continue
@@ -91,6 +100,8 @@ def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list
         folder = trial_folder(study.folder, ours.number)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FILE, content)
+        if ours.base and ours.base_fingerprint not in journal.bases():
+            journal.note_base(ours.base_fingerprint, **_noted(other, ours))
         journal.add(ours, point, select, sampling.space.search.max_extra_params)
         known[_key(ours)] = ours
         added += 1
@@ -100,8 +111,24 @@ def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list
     return added, broken
 
 
+def _based(record: Record, other: Study, searched: bool) -> Record:
+    """The record as a study would have it whose bases are searched; as it is, where this one has one for all."""
+    if not searched or record.base:
+        return record
+    settings = json.loads(json.dumps(other.settings["rule_settings"]))
+    values = {"rule": other.settings["rule"], **settings}
+    return replace(record, base=values, base_fingerprint=str(other.settings["base_fingerprint"]))
+
+
+def _noted(other: Study, record: Record) -> dict[str, Any]:
+    """What another study knows of the base of a record, as plain values."""
+    scores = other.record.bare(record.base_fingerprint, "validation")
+    plain = {task: asdict(score) for task, score in scores.items()}
+    return {"label": in_words(record.base), "values": dict(record.base), "seconds": 0.0, "validation": plain}
+
+
 def _key(record: Record) -> str:
-    return key_of(record.intervention, record.training, record.seed)
+    return key_of(record.intervention, record.training, record.seed, record.base)
 
 
 def _settled(record: Record, known: Iterable[Record], select: str, floor: float) -> bool:
@@ -131,6 +158,10 @@ def locate(record: Record, sampling: Sampling) -> Traced | None:
     budget = sampling.space.search.max_extra_params
     if budget is not None and record.extra_params > budget:
         return None
+    bases = {"": ({}, {})} if sampling.bases is None else sampling.bases.points
+    base = bases.get(base_key(record.base) if record.base else "")
+    if base is None:  # nor a trial of another base, where this search has one for all
+        return None
     axes: dict[str, list[Any]] = {}
     for name, domain in domains(sampling.space).items():
         part, _, setting = name.partition(".")
@@ -144,7 +175,7 @@ def locate(record: Record, sampling: Sampling) -> Traced | None:
     bits = [int(block in record.intervention["blocks"]) for block in range(sampling.shape.blocks)]
     masks = {f"intervention.blocks[{block}]": bit for block, bit in enumerate(bits)}
     for combination in product(*axes.values()):
-        point = Traced({**masks, **dict(zip(axes, combination, strict=True))})
+        point = Traced({**base[1], **masks, **dict(zip(axes, combination, strict=True))})
         try:
             if sampling.draw(point).key == _key(record):
                 return point

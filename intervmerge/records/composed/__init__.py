@@ -63,6 +63,8 @@ class Mixture:
     """On `test`; empty unless every choice was measured there."""
     select: str
     """A row of OBJECTIVES."""
+    base: str = ""
+    """Fingerprint of its merged base; empty where the study has one base for all."""
 
     @property
     def expected(self) -> float:
@@ -96,6 +98,8 @@ class Composed:
     """A row of OBJECTIVES."""
     selection: str
     """A row of SELECTIONS."""
+    base: str = ""
+    """Fingerprint of the base that all options are of; empty where the study has one base for all."""
 
     @cached_property
     def figures(self) -> Floats:
@@ -136,6 +140,7 @@ class Composed:
             scores={task: option.own[task] for task, option in taken.items()},
             test_scores=test if len(test) == len(taken) else {},
             select=self.select,
+            base=self.base,
         )
 
     def best(self, max_extra_params: int | None = None) -> Mixture | None:
