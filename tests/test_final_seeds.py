@@ -350,7 +350,7 @@ def test_a_negative_number_of_seeds_in_a_space_is_refused() -> None:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for the searches of this file."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

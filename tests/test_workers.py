@@ -291,7 +291,7 @@ def test_a_search_says_how_many_threads_it_runs(workers: int, threads: int, word
 def ray_here() -> Iterator[None]:
     """One session of Ray for this file, whose functions cross to its processes."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

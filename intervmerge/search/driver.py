@@ -48,7 +48,7 @@ def roster_of(prepared: Prepared) -> Roster:
     stopping = prepared.sampling.space.search.stopping
     seat = Seat(str(prepared.folder.resolve()), machine, plan.select, stopping=stopping)
     here = plan.address is None
-    return roster(seat, device=prepared.device, here=here, workers=plan.workers, workers_per_gpu=plan.workers_per_gpu)
+    return roster(seat, device=prepared.device, here=here, workers=plan.workers, gpu_share=plan.gpu_share)
 
 
 class Driver:
@@ -143,7 +143,7 @@ class Driver:
         searcher = self._searcher(watchdog, nodes, views)
         shared = {"base": self._base, "tensors": put(self._tensors), "seat": self._roster.seat, "pulse": pulse.name}
         trainable = tune.with_parameters(Worker, **shared)
-        share = {"cpu": 1.0, **({"gpu": self._roster.gpus} if self._roster.gpus else {})}
+        share = {"cpu": self._roster.cpus, **({"gpu": self._roster.gpus} if self._roster.gpus else {})}
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors of trials are said by us
         with tempfile.TemporaryDirectory(prefix="intervmerge-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
