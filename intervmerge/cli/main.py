@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from intervmerge.cli import merge, report, space, trial
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
-from intervmerge.cli.running import stop, ui, watch
+from intervmerge.cli.running import cluster, stop, ui, watch
 from intervmerge.cli.suites import suite
 
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "space": space,
     "suite": suite,
     "finetune": finetune,
+    "cluster": cluster,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

@@ -34,6 +34,7 @@ from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
+from intervmerge.workers.luggage import LeftLuggage
 from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
@@ -46,8 +47,8 @@ def roster_of(prepared: Prepared) -> Roster:
     plan = prepared.plan
     machine = Machine(cache_gib=plan.cache_gib, step_gib=plan.step_gib, cuda_graphs=plan.cuda_graphs)
     stopping = prepared.sampling.space.search.stopping
-    seat = Seat(str(prepared.folder.resolve()), machine, plan.select, stopping=stopping)
     here = plan.address is None
+    seat = Seat(str(prepared.folder.resolve()) if here else None, machine, plan.select, stopping=stopping)
     return roster(seat, device=prepared.device, here=here, workers=plan.workers, gpu_share=plan.gpu_share)
 
 
@@ -72,6 +73,7 @@ class Driver:
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
+        self._left = LeftLuggage(study.folder, travels=prepared.plan.address is not None)
 
     def run(self) -> None:
         """Train what is missing, then measure the front on test, and write the views."""
@@ -189,6 +191,7 @@ class Driver:
             enough=lambda: self._stopping.reason(self._study.record),
             why=watchdog.why,
             rests=nodes.resting,
+            luggage=self._left,
         )
 
     def _ended(self, record: Record, views: Views) -> None:
@@ -209,7 +212,7 @@ class Driver:
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
             if repeats:
-                repeat_finalists(self._study, crew, self._watch)
+                repeat_finalists(self._study, crew, self._watch, self._left)
             self._test(crew)
 
     def _read_test(self, crew: Crew) -> None:
@@ -223,14 +226,15 @@ class Driver:
         """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once, kept as
         soon as it is there."""
         record = self._study.record
-        pairs = [(number, "test", task) for number, tasks in record.untested.items() for task in tasks]
+        luggage = {number: self._left.of(number) for number in record.untested}
+        pairs = [(number, "test", task, luggage[number]) for number, of in record.untested.items() for task in of]
         if not pairs:
             return
         phase = f"the fronts on test: {len(pairs)} pairs of trial and task"
         self._watch.phase(phase)
         self._watch.progress(phase, 0, len(pairs))
         trials = {trial.number: trial for trial in record.trials}
-        for done, ((number, _, task), found) in enumerate(crew.each(measure, pairs), start=1):
+        for done, ((number, _, task, _), found) in enumerate(crew.each(measure, pairs), start=1):
             if not isinstance(found, Exception):
                 self._study.journal.keep_test(trials[number].with_test(found))
             elif fault_of(found).whose == "configuration":  # which it would be again, and the others are well

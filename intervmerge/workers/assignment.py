@@ -12,6 +12,7 @@ from typing import Any
 from intervmerge.errors import DiskError
 from intervmerge.records.record import Record
 from intervmerge.records.stopping import Bars
+from intervmerge.workers.luggage import Luggage
 
 ASSIGNMENT, REPORT = "assignment", "report"
 """The only keys of ours in Tune's config and in Tune's results."""
@@ -26,6 +27,8 @@ class Assignment:
     """What it must reach, by when it was assigned."""
     rests: Mapping[str, float] = field(default_factory=dict)
     """Nodes that rest, and for how many seconds: there the trial waits."""
+    luggage: Luggage = field(default_factory=Luggage)
+    """What it goes on from, where no folder is shared."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -40,6 +43,8 @@ class Report:
     record: Record
     refused: DiskError | None = None
     """The disk took no more: the search ends."""
+    luggage: Luggage = field(default_factory=Luggage)
+    """Its files at this rung, where no folder is shared."""
 
     @property
     def result(self) -> dict[str, Any]:

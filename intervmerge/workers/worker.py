@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,18 +16,18 @@ from ray import tune
 
 from intervmerge.disk import full_disk, refusal
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
-from intervmerge.errors import ConfigError, DiskError
+from intervmerge.errors import DiskError
 from intervmerge.interventions import Placement
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
-from intervmerge.study.layout import TRIALS
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, rungs
 from intervmerge.watchdog.faults import SPOILT, fault_of
 from intervmerge.watchdog.pulse import Beating
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
+from intervmerge.workers.luggage import Luggage, at_hand
 from intervmerge.workers.seat import LESS, Seat, sit_down
 
 REST_SECONDS = 1.0
@@ -52,13 +53,15 @@ class Worker(tune.Trainable):
         assert seat is not None
         self._alive = Beating(pulse)
         self._bench = sit_down(base, tensors, seat, self._alive)
-        self._seat, self._folder = seat, Path(seat.folder) / TRIALS
+        self._seat, self._place = seat, ExitStack()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial, on the same base."""
         assignment: Assignment = new_config[ASSIGNMENT]
         self._record, self._bars, self._rests = assignment.record, assignment.bars, assignment.rests
+        self._luggage = assignment.luggage
+        self._folder: Path | None = None
         self._running: Iterator[Record] | None = None
         self._refused: DiskError | None = None
         self._alive.begin(self.trial_id)
@@ -77,7 +80,8 @@ class Worker(tune.Trainable):
             self._step_bytes //= LESS
             torch.cuda.empty_cache()
             self._next(retry=False)
-        return Report(self._record, self._refused).result
+        away = self._folder if self._seat.folder is None else None
+        return Report(self._record, self._refused, Luggage() if away is None else Luggage.packed(away)).result
 
     def _rest(self) -> None:
         """Wait for as long as this node rests."""
@@ -110,11 +114,9 @@ class Worker(tune.Trainable):
         record = self._record
         values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
         config = read_settings(TrialConfig, values, f"trial {record.number}")
-        folder = self._folder / str(record.number)
-        if not self._folder.parent.is_dir():
-            rule = "every node must see the study's folder"
-            raise ConfigError("--out", self._folder.parent, rule, "a folder on a shared file system")
-        folder.mkdir(parents=True, exist_ok=True)
+        self._place.close()  # of the trial before
+        folder = self._place.enter_context(at_hand(self._seat.trial_folder(record.number), self._luggage))
+        self._folder = folder
         placement = self._bench.place(config)
         engine = self._bench.engine(config.training, placement)
         interventions = self._bench.start(placement, config.seed, engine)
@@ -164,3 +166,7 @@ class Worker(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing; see save_checkpoint."""
+
+    def cleanup(self) -> None:
+        """The process ends."""
+        self._place.close()
