@@ -167,13 +167,16 @@ def test_a_search_over_nodes_that_share_no_folder_uses_both_and_loses_nothing_wi
     if apart is None:
         pytest.skip("nobody can be kept from seeing a folder here: no mount namespaces")
     suite = Path(shutil.copytree(odd_folder, driver / "suite"))
-    space = write(driver / "s.yaml", SPACE.replace("steps: 4", "steps: 120").replace("[2]", "[20, 40, 80]"))
+    space = write(
+        driver / "s.yaml",
+        SPACE.replace("steps: 4", "steps: 400").replace("[2]", "[20, 100, 200, 300]").replace("high: 4", "high: 16"),
+    )
     head = [RAY, "start", "--head", "--block", "--port", str(port), "--num-cpus", "1", "--disable-usage-stats",
             "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]  # fmt: skip
     more = [*apart, RAY, "start", "--block", "--address", f"127.0.0.1:{port}", "--num-cpus", "1",
             "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]  # fmt: skip
     log, out = tmp_path / "log", driver / "study"
-    line = [PROGRAM, *command(space, suite, out, "--address", f"127.0.0.1:{port}", "--trials", "6")]
+    line = [PROGRAM, *command(space, suite, out, "--address", f"127.0.0.1:{port}", "--trials", "14")]
     with (
         node(head, driver, environments["driver"]),
         node(more, places["second"], environments["second"]) as second,
@@ -182,17 +185,17 @@ def test_a_search_over_nodes_that_share_no_folder_uses_both_and_loses_nothing_wi
         for trial in (b"trial 0 step", b"trial 1 step"):  # one a node
             wait_for(trial, log, search)
         assert list((places["second"] / "cache" / "intervmerge" / "bases").iterdir()), "it has worked"
-        end({second.pid: started(second.pid), **descendants(second.pid)})
         with node(more, places["third"], environments["third"]):
+            end({second.pid: started(second.pid) or "", **descendants(second.pid)})
             assert search.wait(900) == 0, log.read_text()
             assert list((places["third"] / "cache" / "intervmerge" / "bases").iterdir()), "it has worked"
     assert not (places["second"] / "home" / "study").exists()
     record = load_study(out).record
     trained = [trial for trial in record.trials if trial.state != "duplicate"]
-    assert [trial.state for trial in trained] == ["complete"] * 6, log.read_text()
+    assert [trial.state for trial in trained] == ["complete"] * 14, log.read_text()
     for trial in trained:
         assert sha256((trial_folder(out, trial.number) / FILE).read_bytes()).hexdigest() == trial.sha256
-        assert [rung.steps for rung in trial.rungs] == [20, 40, 80, 120]
-    assert len({(str(trial.intervention), str(trial.training)) for trial in trained}) == 6
+        assert [rung.steps for rung in trial.rungs] == [20, 100, 200, 300, 400]
+    assert len({(str(trial.intervention), str(trial.training)) for trial in trained}) == 14
     assert not list(out.rglob(unfinished.FILE))
     assert record.front[-1].test
