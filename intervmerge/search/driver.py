@@ -36,6 +36,7 @@ from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
 from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
+from intervmerge.workers.queueing import EachItsOwn
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.tasks import measure
@@ -152,6 +153,7 @@ class Driver:
                 tune.with_resources(trainable, share),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    scheduler=EachItsOwn(),  # type: ignore[no-untyped-call]
                     num_samples=missing,
                     max_concurrent_trials=self._roster.workers,
                     reuse_actors=True,
