@@ -18,6 +18,8 @@ from uuid import uuid4
 
 FRESH_SECONDS = 2.0
 """A file changed so shortly ago may change again within one tick of its clock; its hash is not kept yet."""
+LOOK_SECONDS = 0.05
+"""Who only looks whether a file is held holds it itself for less."""
 
 
 @contextmanager
@@ -87,7 +89,25 @@ def hold(file: IO[Any], wait: bool = True) -> None:
     """
     import fcntl  # not everywhere: who only reads needs none
 
-    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # perhaps by one who only looks (`held_by_another`), and lets go at once
+        time.sleep(LOOK_SECONDS)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def held_by_another(path: Path) -> bool:
+    """Whether a process holds a file by `locked`; nothing is written, and nobody is held up who tries to hold it."""
+    import fcntl
+
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def sha256_of(path: Path, kept: Path | None = None) -> str:

@@ -122,6 +122,11 @@ def cores(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> int
     return max(1, min(limits + asked))
 
 
+def sharers(share: float) -> int:
+    """How many workers have room on a device of which each has such a share, more than 0 and at most 1."""
+    return int(1 / share + 1e-6)  # a third, written down, is a little less
+
+
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of this process's control groups, version 1 or 2, and of all above: each of them limits it."""
     mounted = root / "sys/fs/cgroup"

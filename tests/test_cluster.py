@@ -15,6 +15,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from intervmerge.errors import ConfigError
+from intervmerge.machine import sharers
+from intervmerge.search.plan import SearchPlan
+from intervmerge.session.whereabouts import address_here
+from intervmerge.workers.roster import places
+
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -172,3 +178,50 @@ def test_ray_takes_the_runtime_environment() -> None:
     values = read("runtime_env.yaml")
     assert RuntimeEnv(**{**values, "working_dir": str(CLUSTER)})["excludes"] == values["excludes"]
     assert {"studies", ".git", ".venv"} <= set(values["excludes"])
+
+
+# ---- where am I
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "found"),
+    [
+        (None, {}, None),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "10.0.0.1:6379"),  # what a job of Ray's is told
+        (None, {"RAY_ADDRESS": "auto"}, "auto"),
+        (None, {"RAY_ADDRESS": "local"}, None),
+        (None, {"RAY_ADDRESS": "http://127.0.0.1:8265"}, None),  # where jobs are submitted
+        ("auto", {}, "auto"),
+        ("10.0.0.2:6379", {"RAY_ADDRESS": "10.0.0.1:6379"}, "10.0.0.2:6379"),
+        ("local", {"RAY_ADDRESS": "10.0.0.1:6379"}, None),
+        ("http://127.0.0.1:8265", {}, "http://127.0.0.1:8265"),  # said aloud: it is refused, not passed over
+    ],
+)
+def test_a_search_in_a_job_of_ray_joins_its_cluster_and_another_one_only_where_it_is_told(
+    given: str | None, environment: dict[str, str], found: str | None
+) -> None:
+    assert address_here(given, environment) == found
+
+
+@pytest.mark.parametrize(
+    ("share", "workers"), [(1.0, 1), (0.5, 2), (0.25, 4), (0.3, 3), (0.33, 3), (1 / 3, 3), (0.6, 1), (1 / 7, 7)]
+)
+def test_shares_of_a_gpu_say_how_many_workers_divide_its_caches(share: float, workers: int) -> None:
+    assert sharers(share) == workers
+    plan = SearchPlan(space="mini_interventions", gpus_per_trial=share)
+    assert sharers(plan.gpu_share) == workers
+
+
+@pytest.mark.parametrize(
+    "values", [{"gpus_per_trial": 0}, {"gpus_per_trial": 1.5}, {"gpus_per_trial": 0.5, "workers_per_gpu": 2}]
+)
+def test_a_share_that_no_gpu_has_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="--gpus-per-trial"):
+        SearchPlan(space="mini_interventions", **values)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "workers"), [([1.0, 8.0, 8.0], 1, 17), ([1.0, 8.0, 8.0], 4, 4), ([1.0], 4, 1), ([], 1, 1)]
+)
+def test_a_worker_has_a_cpu_of_one_node_for_each_of_its_threads(cpus: list[float], threads: int, workers: int) -> None:
+    assert places(cpus, threads) == workers

@@ -55,7 +55,7 @@ def command(space: Path, suite: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for the searches of this process."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

@@ -51,6 +51,7 @@ from intervmerge.trial.run import FILE, rungs
 from intervmerge.views.plots import payload, write_png
 from intervmerge.views.runs import NUMBER
 from intervmerge.views.tables import deviations_of, front_rows
+from intervmerge.workers.luggage import Luggage
 from intervmerge.workers.seat import Seat, sit_down
 from intervmerge.workers.tasks import train_again
 
@@ -350,7 +351,7 @@ def test_a_negative_number_of_seeds_in_a_space_is_refused() -> None:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for the searches of this file."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 
@@ -441,12 +442,12 @@ def test_a_repeat_with_the_trials_own_seed_is_the_trial_bit_for_bit(studied: Pat
     record, base = load_study(folder).record, load_study(folder).base()
     finalist = record.front[-1]
     seat = seat_of(folder, finalist)
-    own = train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed)
+    own, _ = train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed, Luggage())
     assert (own.sha256, own.scores, own.test) == (finalist.sha256, finalist.scores, finalist.test)
     written = repeat_folder(folder, finalist.number, finalist.seed) / FILE
     assert written.read_bytes() == (trial_folder(folder, finalist.number) / FILE).read_bytes()
     assert (
-        train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed) == own
+        train_again(sit_down(base, {}, seat), seat, finalist, finalist.seed, Luggage())[0] == own
     )  # its seconds too: it was only heard again
 
 
@@ -466,7 +467,7 @@ def test_a_half_trained_repeat_goes_on_and_ends_as_it_would_have(studied: Path, 
     killed.close()
     assert sha256_of(place / FILE) != known.sha256
     assert (place / unfinished.FILE).is_file()
-    went_on = train_again(sit_down(base, {}, seat), seat, finalist, 1)
+    went_on, _ = train_again(sit_down(base, {}, seat), seat, finalist, 1, Luggage())
     assert replace(went_on, seconds=0) == replace(known, seconds=0)
 
 
@@ -482,10 +483,11 @@ def test_a_repeat_that_memory_is_too_short_for_is_tried_once_more_with_a_quarter
     intervention = {**CONFIGURATION, "blocks": list(range(5)), "slice_width": 48}
     finalist = replace(trial(0, 400, 60, 60), intervention=intervention, training={"steps": 2, "batch": 8})
     if most:
-        assert set(train_again(bench, Seat(str(tmp_path)), finalist, 1).test) == set(odd.task_names)
+        again, _ = train_again(bench, Seat(str(tmp_path)), finalist, 1, Luggage())
+        assert set(again.test) == set(odd.task_names)
     else:
         with pytest.raises(torch.OutOfMemoryError, match="1 tasks"):
-            train_again(bench, Seat(str(tmp_path)), finalist, 1)
+            train_again(bench, Seat(str(tmp_path)), finalist, 1, Luggage())
 
 
 def test_more_seeds_train_only_what_is_missing_and_one_that_fails_does_so_alone_and_is_tried_again(

@@ -147,7 +147,7 @@ def begun(folder: Path) -> Study:
     other = {
         **dict.fromkeys(NEEDED, ""),
         "space": {"intervention": {}, "training": {}},
-        "search": {},
+        "search": {"trials": 9, "final_seeds": 0},
         "rule_settings": {},
     }
     journal.note("settings", {**other, **known, "format": 2})

@@ -135,7 +135,7 @@ def test_a_search_whose_disk_fills_ends_in_words_and_the_same_command_ends_it(tm
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for the searches of this file."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

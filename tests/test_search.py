@@ -251,7 +251,7 @@ def test_dry_run_counts_the_space_and_trains_nothing(
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for all searches of this process; they use it as it is."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

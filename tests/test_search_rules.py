@@ -596,7 +596,7 @@ def test_a_trial_that_cannot_put_itself_aside_fails_alone_with_the_os_error(base
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for the searches of this file."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

@@ -562,7 +562,7 @@ def test_a_plan_takes_every_knob_of_a_search_and_repeats_none() -> None:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for all searches of this process."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

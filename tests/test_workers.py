@@ -57,7 +57,7 @@ from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.preparing import compared, teachers
-from intervmerge.workers.roster import Roster
+from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat, threads_of
 
 # Ray warns of its own affairs
@@ -287,11 +287,33 @@ def test_a_search_says_how_many_threads_it_runs(workers: int, threads: int, word
 # ---- a crew
 
 
+def test_gpus_that_a_cluster_has_not_got_yet_are_waited_for_where_the_user_says_how_many_work(ray_here: None) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs here")
+    found = roster(SEAT, device="cuda", here=False, workers=3, gpu_share=0.5)
+    assert (found.workers, found.gpus, found.seat.gpu_share) == (3, 0.5, 0.5)
+    assert (found.seat.machine.device, found.seat.machine.workers) == ("cuda", 2)
+    for here, workers in [(True, 3), (False, None)]:  # nobody would bring any, or nobody knows how many
+        with pytest.raises(ConfigError, match="Ray knows of no GPU"):
+            roster(SEAT, device="cuda", here=here, workers=workers)
+
+
+def test_a_worker_asks_for_a_cpu_for_each_thread_and_for_no_more_than_a_node_has(
+    ray_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = max(node["Resources"]["CPU"] for node in ray.nodes())
+    for threads, cpus in [(1, 1.0), (2, 2.0), (1000, most)]:
+        monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", str(threads))
+        found = roster(SEAT, device="cpu", here=False)
+        assert (found.cpus, found.seat.threads) == (cpus, threads)
+        assert found.workers == max(1, int(most) // threads)
+
+
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for this file, whose functions cross to its processes."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

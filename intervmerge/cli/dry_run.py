@@ -10,7 +10,7 @@ from rich.console import Console
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import FEWEST, plan_caches
-from intervmerge.machine import Machine, cores
+from intervmerge.machine import Machine, cores, sharers
 from intervmerge.search.plan import Prepared, named_base
 from intervmerge.space.bases import Bases, in_words
 from intervmerge.space.bases.probes import PART
@@ -73,9 +73,10 @@ def _cost(prepared: Prepared) -> list[str]:
     sampling = prepared.sampling
     drawn = [d for d in sampling.sample(DRAWS) if d is not None]
     gpus = torch.cuda.device_count() if prepared.device.startswith("cuda") else 0
-    workers = prepared.plan.workers or (gpus * prepared.plan.workers_per_gpu) or cores()
+    sharing = sharers(prepared.plan.gpu_share)
+    workers = prepared.plan.workers or (gpus * sharing) or max(1, cores() // threads_of())
     torch.set_num_threads(threads_of())
-    shared = prepared.plan.workers_per_gpu if gpus else workers
+    shared = sharing if gpus else workers
     plan = prepared.plan
     machine = Machine(device=prepared.device, cache_gib=plan.cache_gib, step_gib=plan.step_gib, workers=shared)
     stream = sampling.holds_streams()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import merge, report, space, trial, ui
+from intervmerge.cli import merge, report, space, trial
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
+from intervmerge.cli.running import cluster, stop, ui, watch
 from intervmerge.cli.suites import suite
 
 COMMANDS = {
     "merge": merge,
     "trial": trial,
+    "watch": watch,
+    "stop": stop,
     "report": report,
     "ui": ui,
     "export": export,
@@ -20,6 +23,7 @@ COMMANDS = {
     "space": space,
     "suite": suite,
     "finetune": finetune,
+    "cluster": cluster,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

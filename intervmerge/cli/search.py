@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers-per-gpu", type=whole, default=1, metavar="N", help="actors that share a GPU (default 1)"
     )
+    parser.add_argument("--gpus-per-trial", type=number, metavar="SHARE",
+                        help="the same as a share of a GPU: 0.25 of its memory, caches divided among 4")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (default studies/<space>-<suite>)")
     add_knobs(parser)
     parser.add_argument("--time-budget", type=number, metavar="MINUTES", help="of training; trials that run then stop")
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
     parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
     parser.add_argument("--selection", default="shrunk", help="each task's trial is chosen by shrunk figures, or raw")
-    parser.add_argument("--address", help="of a Ray cluster (default: Ray is started here and ends with the search)")
+    parser.add_argument("--address", help="of a Ray cluster, or auto (default: in a Ray job its own cluster; elsewhere "
+                        "Ray is started here, and ends with the search)")  # fmt: skip
     parser.add_argument("--mlflow", metavar="URI", help="a tracking server (default: a file in the study's folder)")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda")
     parser.add_argument("--engine", help="auto, exact, or stream (default auto: the class stream where it can be had)")

@@ -37,7 +37,9 @@ from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
+from intervmerge.workers.luggage import LeftLuggage
 from intervmerge.workers.preparing import best_caches, compared, fill_caches, gathered, lessons, teachers
+from intervmerge.workers.queueing import EachItsOwn
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.tasks import bare, measure
@@ -49,9 +51,9 @@ def roster_of(prepared: Prepared) -> Roster:
     plan = prepared.plan
     machine = Machine(cache_gib=plan.cache_gib, step_gib=plan.step_gib, cuda_graphs=plan.cuda_graphs)
     stopping = prepared.sampling.space.search.stopping
-    seat = Seat(str(prepared.folder.resolve()), machine, plan.select, stopping=stopping)
     here = plan.address is None
-    return roster(seat, device=prepared.device, here=here, workers=plan.workers, workers_per_gpu=plan.workers_per_gpu)
+    seat = Seat(str(prepared.folder.resolve()) if here else None, machine, plan.select, stopping=stopping)
+    return roster(seat, device=prepared.device, here=here, workers=plan.workers, gpu_share=plan.gpu_share)
 
 
 class Driver:
@@ -76,6 +78,7 @@ class Driver:
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
+        self._left = LeftLuggage(study.folder, travels=prepared.plan.address is not None)
 
     def run(self) -> None:
         """Train what is missing, then measure the front on test, and write the views."""
@@ -149,13 +152,14 @@ class Driver:
         searcher = self._searcher(watchdog, nodes, views)
         shared = {"base": self._base, "tensors": put(self._tensors), "seat": self._roster.seat, "pulse": pulse.name}
         trainable = tune.with_parameters(Worker, **shared)
-        share = {"cpu": 1.0, **({"gpu": self._roster.gpus} if self._roster.gpus else {})}
+        share = {"cpu": self._roster.cpus, **({"gpu": self._roster.gpus} if self._roster.gpus else {})}
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors of trials are said by us
         with tempfile.TemporaryDirectory(prefix="intervmerge-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(trainable, share),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    scheduler=EachItsOwn(),  # type: ignore[no-untyped-call]
                     num_samples=missing,
                     max_concurrent_trials=self._roster.workers,
                     reuse_actors=True,
@@ -200,6 +204,7 @@ class Driver:
             enough=lambda: self._stopping.reason(self._study.record),
             why=watchdog.why,
             rests=nodes.resting,
+            luggage=self._left,
         )
 
     def _ended(self, record: Record, views: Views) -> None:
@@ -221,7 +226,7 @@ class Driver:
             self._read_test(crew)
             if repeats:
                 for numbers in self._on_each_base(crew, [record.trial(number) for number, _ in record.unrepeated]):
-                    repeat_finalists(self._study, crew, self._watch, numbers)
+                    repeat_finalists(self._study, crew, self._watch, numbers, self._left)
             untested = self._study.record.untested
             for numbers in self._on_each_base(crew, [record.trial(number) for number in untested]):
                 self._test(crew, {number: untested[number] for number in numbers})
@@ -261,12 +266,13 @@ class Driver:
         """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once, kept as
         soon as it is there."""
         record = self._study.record
-        pairs = [(number, "test", task) for number, tasks in untested.items() for task in tasks]
+        luggage = {number: self._left.of(number) for number in untested}
+        pairs = [(number, "test", task, luggage[number]) for number, tasks in untested.items() for task in tasks]
         phase = f"the fronts on test: {len(pairs)} pairs of trial and task"
         self._watch.phase(phase)
         self._watch.progress(phase, 0, len(pairs))
         trials = {trial.number: trial for trial in record.trials}
-        for done, ((number, _, task), found) in enumerate(crew.each(measure, pairs), start=1):
+        for done, ((number, _, task, _), found) in enumerate(crew.each(measure, pairs), start=1):
             if not isinstance(found, Exception):
                 self._study.journal.keep_test(trials[number].with_test(found))
             elif fault_of(found).whose == "configuration":  # which it would be again, and the others are well

@@ -14,10 +14,11 @@ from intervmerge.study.layout import repeat_folder
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
 from intervmerge.workers.crew import Crew
+from intervmerge.workers.luggage import LeftLuggage
 from intervmerge.workers.tasks import train_again
 
 
-def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collection[int]) -> None:
+def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collection[int], left: LeftLuggage) -> None:
     """Train what the study lacks, and keep each in the journal as soon as it ends.
 
     One that fails is said and left out; the same search tries it again.
@@ -27,22 +28,26 @@ def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collecti
         crew: who trains, with the teachers' features on all splits.
         watch: told of every end.
         numbers: of the trials on the base that the crew has.
+        left: gives and takes the files of repeats, where no folder is shared.
     """
     record = study.record
     finalists = {trial.number: trial for trial in record.front}
-    missing = [(finalists[number], seed) for number, seed in record.unrepeated if number in numbers]
+    unrepeated = ((number, seed) for number, seed in record.unrepeated if number in numbers)
+    missing = [(finalists[number], seed, left.of(number, seed)) for number, seed in unrepeated]
     phase = f"error bars: {len(missing)} trainings of {len(numbers)} finalists with further seeds"
     watch.phase(phase)
     watch.progress(phase, 0, len(missing))
-    for done, ((trial, seed), found) in enumerate(crew.each(train_again, missing), start=1):
+    for done, ((trial, seed, _), found) in enumerate(crew.each(train_again, missing), start=1):
         whose = f"finalist {trial.number} with seed {seed}"
         if isinstance(found, Exception):
             if full := full_disk(found):
                 raise refusal(whose, full) from found
             watch.phase(f"{whose} failed, and is left out: {(str(found).strip() or repr(found)).splitlines()[-1]}")
         else:
-            study.journal.keep_repeat(trial.number, found)
+            repeat, luggage = found
+            left.received(luggage, trial.number, seed)
+            study.journal.keep_repeat(trial.number, repeat)
             unfinished.finish(repeat_folder(study.folder, trial.number, seed))  # its end is in the journal
             first = f"{100 * accuracy(trial.scores):.1f} % with seed {trial.seed}"
-            watch.phase(f"{whose}: {100 * accuracy(found.scores):.1f} % on validation, {first}")
+            watch.phase(f"{whose}: {100 * accuracy(repeat.scores):.1f} % on validation, {first}")
         watch.progress(phase, done, len(missing))

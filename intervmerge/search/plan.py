@@ -13,13 +13,14 @@ from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.batches import check_batch, sizes
 from intervmerge.engines.caches import CachePlan, plan_caches
 from intervmerge.errors import ConfigError, lookup, nearest
-from intervmerge.machine import Machine, find_device
+from intervmerge.machine import Machine, find_device, sharers
 from intervmerge.mlflow_uris import check_uri
 from intervmerge.quoting import as_file
 from intervmerge.records.composed import SELECTIONS
 from intervmerge.records.scores import OBJECTIVES, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.watch import Watcher
+from intervmerge.session.whereabouts import address_here
 from intervmerge.settings import read_settings
 from intervmerge.space.bases import SWEPT, AnyOf, Base, check_base
 from intervmerge.space.bases import named as whole_base
@@ -45,6 +46,8 @@ class SearchPlan:
     """Settings of SearchSettings that are not to be the space's."""
     workers: int | None = None
     workers_per_gpu: int = 1
+    gpus_per_trial: float | None = None
+    """Share of a GPU, instead of `workers_per_gpu`."""
     out: str | Path | None = None
     time_budget: float | None = None
     """Seconds of training after which no trial goes on."""
@@ -63,11 +66,19 @@ class SearchPlan:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        for name, most in (("workers", 10_000), ("workers_per_gpu", 1_000), ("time_budget", 10**9)):
+        for name, most in (
+            ("workers", 10_000),
+            ("workers_per_gpu", 1_000),
+            ("gpus_per_trial", 1),
+            ("time_budget", 10**9),
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:  # nor NaN
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(flag, value, "it is positive, and within reason", f"more than 0, at most {most:,}")
+        if self.gpus_per_trial is not None and self.workers_per_gpu != 1:
+            got, rule = f"{self.gpus_per_trial}, and --workers-per-gpu {self.workers_per_gpu}", "both say the same"
+            raise ConfigError("--gpus-per-trial", got, rule, "one of them")
         try:
             read_settings(SearchSettings, self.search, "")
         except ConfigError as error:
@@ -79,6 +90,11 @@ class SearchPlan:
         lookup(PROTOCOLS, self.protocol, "--protocol")
         lookup(OBJECTIVES, self.select, "--select")
         lookup(SELECTIONS, self.selection, "--selection")
+
+    @property
+    def gpu_share(self) -> float:
+        """Share of a GPU that a worker has, where there are some."""
+        return self.gpus_per_trial or 1 / self.workers_per_gpu
 
     @classmethod
     def of(cls, **given: Any) -> SearchPlan:
@@ -94,6 +110,7 @@ class SearchPlan:
                     name, "no setting of a search", "settings have these names", nearest(name, {*fits, *KNOBS})
                 )
         search = {name: value for name, value in given.items() if name in KNOBS and value is not None}
+        given["address"] = address_here(given.get("address"))
         return cls(**{name: value for name, value in given.items() if name not in KNOBS}, search=search)
 
 
@@ -148,7 +165,7 @@ def prepare(plan: SearchPlan) -> Prepared:
 def caches_of(plan: SearchPlan, sampling: Sampling, suite: Suite, device: str) -> CachePlan:
     """What will be kept of the base on this machine: it decides what trials are computed with."""
     cuda = torch.device(device).type == "cuda"
-    machine = Machine(device=device, cache_gib=plan.cache_gib, workers=plan.workers_per_gpu if cuda else 1)
+    machine = Machine(device=device, cache_gib=plan.cache_gib, workers=sharers(plan.gpu_share) if cuda else 1)
     return plan_caches(suite, machine.cache_bytes, stream=sampling.holds_streams(), half=machine.half)
 
 

@@ -26,10 +26,12 @@ from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
 from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.study.running import forget_stop, stop_asked
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study, settings_of, take_up
 from intervmerge.study.warm_start import check_other, take_over
 from intervmerge.trial import unfinished
+from intervmerge.workers.seat import threads_of
 
 
 def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) -> Study:
@@ -93,11 +95,13 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
     """Run a prepared search.
 
     Raises:
-        KeyboardInterrupt: a signal ended it, which its `exit_code` says; all that is done is kept.
+        KeyboardInterrupt: a signal or `intervmerge stop` ended it, as its `exit_code` says; all that is done is kept.
     """
     plan, sampling = prepared.plan, prepared.sampling
-    session = partial(ray_session, plan.address, plan.workers or 1, only_gpu(prepared.device))
-    with held(prepared.folder), plainly(prepared.folder), Interrupt() as interrupt, ExitStack() as stack:
+    session = partial(ray_session, plan.address, (plan.workers or 1) * threads_of(), only_gpu(prepared.device))
+    with held(prepared.folder), plainly(prepared.folder), ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt(stop_asked(prepared.folder)))
+        stack.callback(forget_stop, prepared.folder)
         journal = opened(prepared) if (prepared.folder / JOURNAL).is_file() else None
         said = check_trials(prepared, f"--out {prepared.folder}", journal.records()) if journal else []
         base = (known_base(prepared, journal) if journal else None) or named_base(prepared)

@@ -25,6 +25,7 @@ from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
 from intervmerge.study.journal import Journal
 from intervmerge.watchdog.watchdog import DIED
 from intervmerge.workers.assignment import REPORT, Assignment, Report
+from intervmerge.workers.luggage import LeftLuggage
 
 REPEATS = 20
 """After so many repeats in a row a configuration is taken from those of the grid that are left."""
@@ -51,6 +52,7 @@ class OptunaSearcher(Searcher):
         enough: why no further trial is to be begun, if there is a reason.
         why: of a trial's id, why it ended, if it leaves no record.
         rests: nodes that rest, and for how many seconds.
+        luggage: gives and takes the files of trials, where no folder is shared.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class OptunaSearcher(Searcher):
         enough: Callable[[], str | None] = lambda: None,
         why: Callable[[str], str] = lambda trial_id: DIED,
         rests: Callable[[], Mapping[str, float]] = dict,
+        luggage: LeftLuggage | None = None,
     ) -> None:
         super().__init__()
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
         self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
-        self._why, self._rests = why, rests
+        self._why, self._rests, self._luggage = why, rests, luggage or LeftLuggage()
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
@@ -112,7 +115,7 @@ class OptunaSearcher(Searcher):
 
     def _assignment(self, record: Record) -> Assignment:
         """What a worker is told of a trial."""
-        return Assignment(record, self._bars(record), self._rests())
+        return Assignment(record, self._bars(record), self._rests(), luggage=self._luggage.given(record.number))
 
     def _bars(self, record: Record) -> Bars:
         """What the trial must reach; to its end, whatever it reaches, if the paper has it."""
@@ -161,7 +164,7 @@ class OptunaSearcher(Searcher):
         """A rung that is not the last.
 
         Raises:
-            DiskError: the trial cannot be written.
+            DiskError: the trial cannot be written, there or here.
         """
         report: Report = result[REPORT]
         self._hear_worker(report)
@@ -169,6 +172,7 @@ class OptunaSearcher(Searcher):
             raise report.refused
         if trial_id in self._open:
             trial, record = self._open[trial_id][0], report.record
+            self._luggage.received(report.luggage, record.number)  # before its record, which has their hash
             self._open[trial_id] = (trial, record)
             self._hear(record)
             self._journal.keep(trial, record)
@@ -182,6 +186,8 @@ class OptunaSearcher(Searcher):
         if result is not None and REPORT in result:
             record = result[REPORT].record
             self._hear_worker(result[REPORT])
+            self._luggage.received(result[REPORT].luggage, record.number)
+        self._luggage.ended(record.number)
         if record.state == "running":  # its process ended before it did
             record = replace(record, state="failed", error=self._why(trial_id))
         self._end(trial, record)

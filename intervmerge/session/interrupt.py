@@ -1,11 +1,12 @@
-"""Ctrl-C and a request to end that end a search at a safe place: raised between two events, never inside a destructor
-that drops it."""
+"""Ctrl-C, a request to end and a signal from outside that end a search at a safe place: raised between two events,
+never inside a destructor that drops it."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,15 +28,30 @@ class Interrupted(KeyboardInterrupt):
         """As a shell says it."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody beside the search asked it to end."""
+
+    exit_code = 3
+    words = "stopped, as was asked by `intervmerge stop`"
+
+
+ASK_SECONDS = 1.0
+"""So often is asked, at most, whether somebody beside the search asks it to end."""
+
+
 class Interrupt:
     """While entered, the first signal waits for the next `check`; a second one is raised at once, as Interrupted.
 
     What the process was told to ignore, as by nohup, stays ignored.
+
+    Args:
+        stop: whether somebody beside the search asks it to end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
         self._asked: int | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._stop, self._ask_again = stop, 0.0
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -54,13 +70,17 @@ class Interrupt:
         self._asked = number
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise Interrupted if a signal came, Stopped if somebody beside the search asks it to end."""
         if self._asked is not None:
             raise Interrupted(self._asked)
+        if (now := time.monotonic()) >= self._ask_again:
+            self._ask_again = now + ASK_SECONDS
+            if self._stop():
+                raise Stopped
 
     def forget(self) -> None:
         """The search is ending: what is to be done for that takes two further signals to be broken off."""
-        self._asked = None
+        self._asked, self._stop = None, lambda: False
 
 
 @contextmanager

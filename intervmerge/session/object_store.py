@@ -20,7 +20,7 @@ from torch import Tensor
 from intervmerge.bases.merged import MergedBase
 from intervmerge.merging import State
 from intervmerge.suites.checkpoints import LazyState
-from intervmerge.suites.images import SPLITS
+from intervmerge.suites.images import SPLITS, Split
 from intervmerge.suites.suite import Suite
 
 
@@ -47,6 +47,29 @@ class SharedState(Mapping[str, Tensor]):
         return len(self._names)
 
 
+class SharedSplits(Mapping[str, Split]):
+    """A task's images in the object store, an object a task: a node fetches those that it reads, once."""
+
+    def __init__(self, splits: Mapping[str, Split]) -> None:
+        self._names = list(splits)
+        self._ref = put(dict(splits))
+        self._mapped: dict[str, Split] | None = None
+
+    def __getitem__(self, name: str) -> Split:
+        if self._mapped is None:
+            self._mapped = taken(self._ref)
+        return self._mapped[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mapped": None}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def compact(tensor: Tensor) -> Tensor:
     """The same values in bf16 where it holds them exactly, as it does those of most stored task vectors."""
     half = tensor.bfloat16()
@@ -54,23 +77,14 @@ def compact(tensor: Tensor) -> Tensor:
 
 
 def share(base: MergedBase, here: bool = False) -> Any:
-    """Put a base, its suite's images and weights into the object store; workers `ray.get` it without copies.
+    """Put a base and its suite into the object store, in as many objects as are read apart; workers map all of them.
 
     Args:
         base: the base.
         here: whether all workers are on this machine: then images that are mapped from a file are mapped by them too,
             from there, and are not in the object store.
     """
-    suite = shared_suite(base.suite)
-    return put(replace(base, suite=suite if here else carried(suite)))
-
-
-def carried(suite: Suite) -> Suite:
-    """The same suite whose images travel, whether or not they are mapped from a file here."""
-    tasks = (replace(t, splits={name: split.carried() for name, split in t.splits.items()}) for t in suite.tasks)
-    moved = replace(suite, tasks=tuple(tasks))
-    moved.__dict__["hashes"] = suite.hashes  # as in shared_suite
-    return moved
+    return put(replace(base, suite=shared_suite(base.suite, here)))
 
 
 def put(value: Any) -> Any:
@@ -87,8 +101,8 @@ def taken(reference: Any) -> Any:
         return ray.get(reference)
 
 
-def shared_suite(suite: Suite) -> Suite:
-    """The same suite with its weights in the object store. What is stored on disk is what is stored there."""
+def shared_suite(suite: Suite, here: bool = False) -> Suite:
+    """The same suite, its weights and images in the object store. What is stored on disk is what is stored there."""
     pretrained = SharedState(suite.pretrained)
     tasks = []
     for task, file in zip(suite.tasks, suite.file.tasks, strict=True):
@@ -99,7 +113,8 @@ def shared_suite(suite: Suite) -> Suite:
         else:
             vector = SharedState(task.task_vector)
             finetuned = LazyState(names, partial(total, pretrained, vector))
-        splits = {name: task.splits[name] for name in SPLITS}  # a search reads no others
+        read = {name: task.splits[name] for name in SPLITS}  # a search reads no others
+        splits = SharedSplits(read if here else {name: split.carried() for name, split in read.items()})
         tasks.append(replace(task, finetuned=finetuned, task_vector=vector, splits=splits))
     multitask = None if suite.multitask is None else SharedState(suite.multitask)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))

@@ -50,12 +50,12 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0,
 
 
 @contextmanager
-def ray_session(address: str | None, workers: int, gpu: int | None = None) -> Iterator[None]:
-    """Ray, started here with room for so many workers, or joined at `address`; one that runs already is used as it is.
+def ray_session(address: str | None, cpus: int, gpu: int | None = None) -> Iterator[None]:
+    """Ray, started here with room for so many threads, or joined at `address`; one that runs already is used as it is.
 
     Args:
         address: of a cluster, or `auto` for the one that runs here; None starts Ray on this machine, on 127.0.0.1.
-        workers: that must find room.
+        cpus: that workers ask for together, one a thread.
         gpu: the only GPU that workers of this machine see; None is all.
 
     Raises:
@@ -74,7 +74,7 @@ def ray_session(address: str | None, workers: int, gpu: int | None = None) -> It
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     with own_token(address is None), own_folder() if address is None else joined(address) as place:
         if address is None:
-            cores = max(os.cpu_count() or 1, workers)
+            cores = max(os.cpu_count() or 1, cpus)
             options = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             start = partial(start, address="local", _temp_dir=place, **options)
         else:

@@ -14,6 +14,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars
 from intervmerge.session.object_store import OtherBase
+from intervmerge.workers.luggage import Luggage
 
 ASSIGNMENT, REPORT = "assignment", "report"
 """The only keys of ours in Tune's config and in Tune's results."""
@@ -32,6 +33,8 @@ class Assignment:
     """On which base, where that is searched; else on the one that all share."""
     bare: bool = False
     """Whether that base is to be measured without interventions first."""
+    luggage: Luggage = field(default_factory=Luggage)
+    """What it goes on from, where no folder is shared."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -50,6 +53,8 @@ class Report:
     """Counts on `validation` of the base without interventions, where they were asked for, once."""
     moved: bool = False
     """Whether the worker had another base before this; said once."""
+    luggage: Luggage = field(default_factory=Luggage)
+    """Its files at this rung, where no folder is shared."""
 
     @property
     def result(self) -> dict[str, Any]:

@@ -65,11 +65,19 @@ class Crew:
         workers: hands at once.
         gpus: share of a GPU that each has.
         check: called often; raises what ends the search.
+        cpus: that each asks for.
     """
 
     def __init__(
-        self, base: Any, seat: Seat, workers: int, gpus: float = 0.0, check: Callable[[], None] = lambda: None
+        self,
+        base: Any,
+        seat: Seat,
+        workers: int,
+        gpus: float = 0.0,
+        check: Callable[[], None] = lambda: None,
+        cpus: float = 1.0,
     ) -> None:
+        self._cpus = cpus
         self._base, self._seat, self._workers, self._gpus, self._check = base, seat, workers, gpus, check
         self._tensors: Any = put({})
         self._other: OtherBase | None = None
@@ -164,7 +172,7 @@ class Crew:
     def _call_in(self, hands: int) -> None:
         """Start processes, until there are so many."""
         for _ in range(hands - len(self._idle) - len(self._coming)):
-            self._seat_hand(ray.remote(num_cpus=1, num_gpus=self._gpus)(Hand).remote())
+            self._seat_hand(ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(Hand).remote())
 
     def _seat_hand(self, hand: Any) -> None:
         self._coming[hand.sit.remote(self._base, self._tensors, self._seat, self._other)] = hand

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from intervmerge.engines.caches import CachePlan
 from intervmerge.errors import ConfigError
-from intervmerge.machine import cores
+from intervmerge.machine import cores, sharers
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.seat import Seat, threads_of
 
@@ -25,6 +25,8 @@ class Roster:
     gpus: float
     """Share of a GPU that each has."""
     seat: Seat
+    cpus: float = 1.0
+    """CPUs that each asks Ray for: one a thread."""
 
     @property
     def words(self) -> str:
@@ -39,31 +41,41 @@ class Roster:
 
     def crew(self, base: Any, check: Callable[[], None]) -> Crew:
         """A crew of so many; `base` is a reference into the object store, `check` raises what ends the search."""
-        return Crew(base, self.seat, self.workers, self.gpus, check)
+        return Crew(base, self.seat, self.workers, self.gpus, check, self.cpus)
 
 
-def roster(seat: Seat, *, device: str, here: bool, workers: int | None = None, workers_per_gpu: int = 1) -> Roster:
+def roster(seat: Seat, *, device: str, here: bool, workers: int | None = None, gpu_share: float = 1.0) -> Roster:
     """Who works in the session of Ray that runs.
 
     Args:
         seat: of each, but for device, threads and its share.
         device: `auto`, or as torch names it.
-        here: whether the session is this machine alone.
+        here: whether the session is this machine alone; a cluster may get GPUs only once they are asked for.
         workers: as the user asked.
-        workers_per_gpu: that share a GPU.
+        gpu_share: of a GPU, that each has.
 
     Raises:
         ConfigError: there is no such device.
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     wanted = torch.device("cuda" if device == "auto" else device)
-    if device != "auto" and wanted.type == "cuda" and not resources.get("GPU"):
-        raise ConfigError("--device", device, "Ray knows of no GPU", "auto or cpu")
+    gpus = int(sum(node.get("GPU", 0) for node in nodes)) if wanted.type == "cuda" else 0
+    awaited = device != "auto" and wanted.type == "cuda" and not here and workers is not None
+    if device != "auto" and wanted.type == "cuda" and not gpus and not awaited:
+        raise ConfigError("--device", device, "Ray knows of no GPU", "auto or cpu; on a cluster that grows, --workers")
     if not here and wanted.index is not None:
         raise ConfigError("--device", device, "on a cluster Ray says who has which GPU", "auto, cpu or cuda")
-    gpus = int(resources.get("GPU", 0)) if wanted.type == "cuda" else 0
-    cpus = cores() if here else int(resources.get("CPU", 1))
-    count = workers or (gpus * workers_per_gpu if gpus else cpus)
-    share = 1 / workers_per_gpu if gpus else 0.0
-    machine = replace(seat.machine, device="cuda" if gpus else "cpu", workers=workers_per_gpu if gpus else count)
-    return Roster(count, share, replace(seat, machine=machine, threads=threads_of(), gpu_share=share))
+    cuda, threads = bool(gpus) or awaited, threads_of()
+    free = [float(cores())] if here else [node.get("CPU", 0.0) for node in nodes]
+    count = workers or (gpus * sharers(gpu_share) if cuda else places(free, threads))
+    beside = count if here else min(count, max(places([cpus], threads) for cpus in free))
+    machine = replace(seat.machine, device="cuda" if cuda else "cpu", workers=sharers(gpu_share) if cuda else beside)
+    share = gpu_share if cuda else 0.0
+    most = max([node.get("CPU", 1.0) for node in nodes], default=1.0)  # more would never be given
+    seat = replace(seat, machine=machine, threads=threads, gpu_share=share)
+    return Roster(count, share, seat, min(float(threads), most))
+
+
+def places(cpus: Iterable[float], threads: int) -> int:
+    """How many workers of so many threads find room on nodes of so many CPUs each, at least 1."""
+    return max(1, sum(int(free) // threads for free in cpus))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from intervmerge.engines.caches import CachePlan
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.store import InProcessStore
+from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.trial.bench import Bench
 
 
@@ -21,8 +23,8 @@ from intervmerge.trial.bench import Bench
 class Seat:
     """Where and how an actor works."""
 
-    folder: str
-    """Of the study; reachable from every node."""
+    folder: str | None
+    """Of the study; None on a cluster, whose nodes need not see it: files then travel (luggage.py)."""
     machine: Machine = field(default_factory=Machine)
     select: str = "accuracy"
     """A row of OBJECTIVES: what decides whether a trial may reach the front."""
@@ -34,6 +36,14 @@ class Seat:
     """Share of a GPU's memory that the actor may fill; 0 without GPU."""
     stopping: str = "none"
     """A row of STOPPING."""
+
+    def trial_folder(self, number: int) -> Path | None:
+        """Folder of a trial in the study; None where it is not seen."""
+        return None if self.folder is None else trial_folder(Path(self.folder), number)
+
+    def repeat_folder(self, number: int, seed: int) -> Path | None:
+        """The same, of a trial's repeat with another seed."""
+        return None if self.folder is None else repeat_folder(Path(self.folder), number, seed)
 
 
 LESS = 4

@@ -22,7 +22,6 @@ from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Scores
 from intervmerge.settings import read_settings
 from intervmerge.stores.store import InProcessStore
-from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
@@ -30,6 +29,7 @@ from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, rungs
 from intervmerge.trial.sweep.wide import Weighed, weigh
 from intervmerge.watchdog.faults import is_out_of_memory
+from intervmerge.workers.luggage import Luggage, at_hand
 from intervmerge.workers.seat import LESS, Seat
 
 
@@ -89,33 +89,38 @@ def bare(bench: Bench, seat: Seat, split: str, task: str) -> Scores:
     return bench.measure(None, split, tasks=[task])
 
 
-def measure(bench: Bench, seat: Seat, number: int, split: str, task: str) -> Scores:
+def measure(bench: Bench, seat: Seat, number: int, split: str, task: str, luggage: Luggage) -> Scores:
     """Exact scores of a finished trial on a task."""
-    interventions = Interventions.load(trial_folder(Path(seat.folder), number) / FILE).to(bench.device)
+    with at_hand(seat.trial_folder(number), luggage) as folder:
+        interventions = Interventions.load(folder / FILE).to(bench.device)
     return bench.measure(interventions, split, tasks=[task])
 
 
-def train_again(bench: Bench, seat: Seat, trial: Record, seed: int) -> Repeat:
+def train_again(bench: Bench, seat: Seat, trial: Record, seed: int, luggage: Luggage) -> tuple[Repeat, Luggage]:
     """Train a trial's configuration with a seed, and measure it exactly on `validation` and on `test`.
 
     What was stopped goes on after its last rung. The trial's own seed gives the trial's own tensors, bit for bit.
     What does not fit into memory is tried once more, with less of it at a time.
     """
+    with at_hand(seat.repeat_folder(trial.number, seed), luggage) as folder:
+        found = _in_steps(bench, folder, trial, seed)
+        return found, Luggage.packed(folder) if seat.folder is None else Luggage()
+
+
+def _in_steps(bench: Bench, folder: Path, trial: Record, seed: int) -> Repeat:
     whole = bench.machine.step_bytes
     try:
-        return _repeat(bench, seat, trial, seed, whole)
+        return _repeat(bench, folder, trial, seed, whole)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     torch.cuda.empty_cache()  # here, where the error no longer holds what filled the memory
-    return _repeat(bench, seat, trial, seed, whole // LESS)
+    return _repeat(bench, folder, trial, seed, whole // LESS)
 
 
-def _repeat(bench: Bench, seat: Seat, trial: Record, seed: int, step_bytes: int) -> Repeat:
+def _repeat(bench: Bench, folder: Path, trial: Record, seed: int, step_bytes: int) -> Repeat:
     values = {"intervention": trial.intervention, "training": trial.training, "seed": seed}
     config = read_settings(TrialConfig, values, f"trial {trial.number}, seed {seed}")
-    folder = repeat_folder(Path(seat.folder), trial.number, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     placement = bench.place(config)
     engine = bench.engine(config.training, placement)
     interventions = bench.start(placement, config.seed, engine)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,18 +17,18 @@ from ray import tune
 
 from intervmerge.disk import full_disk, refusal
 from intervmerge.engines.stream import STREAM_ERROR, TASK_STREAM_ERROR
-from intervmerge.errors import ConfigError, DiskError
+from intervmerge.errors import DiskError
 from intervmerge.interventions import Placement
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import OBJECTIVES, Score, shares
 from intervmerge.records.stopping import MARGIN, STOPPING
 from intervmerge.settings import read_settings
-from intervmerge.study.layout import TRIALS
 from intervmerge.trial.config import TrialConfig
 from intervmerge.trial.run import FILE, rungs
 from intervmerge.watchdog.faults import SPOILT, fault_of
 from intervmerge.watchdog.pulse import Beating
 from intervmerge.workers.assignment import ASSIGNMENT, Assignment, Report
+from intervmerge.workers.luggage import Luggage, at_hand
 from intervmerge.workers.seat import LESS, Seat, sit_down
 
 REST_SECONDS = 1.0
@@ -54,7 +55,7 @@ class Worker(tune.Trainable):
         self._alive = Beating(pulse)
         self._bench = sit_down(base, tensors, seat, self._alive)
         self._base, self._tensors = base, tensors
-        self._seat, self._folder = seat, Path(seat.folder) / TRIALS
+        self._seat, self._place = seat, ExitStack()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -62,6 +63,8 @@ class Worker(tune.Trainable):
         assignment: Assignment = new_config[ASSIGNMENT]
         self._assignment, self._bare, self._moved = assignment, dict[str, Score](), False
         self._record, self._bars, self._rests = assignment.record, assignment.bars, assignment.rests
+        self._luggage = assignment.luggage
+        self._folder: Path | None = None
         self._running: Iterator[Record] | None = None
         self._refused: DiskError | None = None
         self._alive.begin(self.trial_id)
@@ -81,7 +84,9 @@ class Worker(tune.Trainable):
             torch.cuda.empty_cache()
             self._next(retry=False)
         bare, moved, self._bare, self._moved = self._bare, self._moved, {}, False
-        return Report(self._record, self._refused, bare, moved).result
+        away = self._folder if self._seat.folder is None else None
+        luggage = Luggage() if away is None else Luggage.packed(away)
+        return Report(self._record, self._refused, bare, moved, luggage).result
 
     def _rest(self) -> None:
         """Wait for as long as this node rests."""
@@ -124,11 +129,9 @@ class Worker(tune.Trainable):
         record = self._record
         values = {"intervention": record.intervention, "training": record.training, "seed": record.seed}
         config = read_settings(TrialConfig, values, f"trial {record.number}")
-        folder = self._folder / str(record.number)
-        if not self._folder.parent.is_dir():
-            rule = "every node must see the study's folder"
-            raise ConfigError("--out", self._folder.parent, rule, "a folder on a shared file system")
-        folder.mkdir(parents=True, exist_ok=True)
+        self._place.close()  # of the trial before
+        folder = self._place.enter_context(at_hand(self._seat.trial_folder(record.number), self._luggage))
+        self._folder = folder
         placement = self._bench.place(config)
         engine = self._bench.engine(config.training, placement)
         interventions = self._bench.start(placement, config.seed, engine)
@@ -178,3 +181,7 @@ class Worker(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing; see save_checkpoint."""
+
+    def cleanup(self) -> None:
+        """The process ends."""
+        self._place.close()

@@ -1,7 +1,7 @@
 """What every command of ours does: read its flags, run, and end in an exit code and words, never a traceback.
 
-Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 nobody
-reads the output.
+Exit codes: 0 success; 1 a finding or failure; 2 input that was refused; 3 a search that `intervmerge stop` ended;
+130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def ended(program: str, run: Callable[[], int]) -> int:
         print(f"{program}: {as_text(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt as pressed:
-        print("stopped", file=sys.stderr)
+        print(getattr(pressed, "words", "stopped"), file=sys.stderr)
         return int(getattr(pressed, "exit_code", INTERRUPTED))  # a signal that is not Ctrl-C says which
     except OSError as error:  # a disk, a pipe, a folder: what we know nothing to say of but its own words
         if not _still_read():

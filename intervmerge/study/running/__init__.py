@@ -1,0 +1,57 @@
+"""The search that runs in a folder, seen from outside: whether there is one, and how it is asked to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from intervmerge.errors import ConfigError
+from intervmerge.files import held_by_another
+from intervmerge.study.journal import JOURNAL, LOCK
+
+STOP = "study.stop"
+"""A file that asks the search of a folder to end; whoever sees the folder can leave it there, on any machine."""
+
+
+def is_searched(folder: Path) -> bool:
+    """Whether a process holds the folder of a study, to write there."""
+    return held_by_another(folder / LOCK)
+
+
+def check_study(folder: Path) -> None:
+    """Refuse a folder in which no search began.
+
+    Raises:
+        ConfigError: there is neither a study nor one that begins.
+    """
+    if not any((folder / name).is_file() for name in (JOURNAL, LOCK)):
+        rule = f"a study is a folder with {JOURNAL}"
+        raise ConfigError("study", repr(str(folder)), rule, "the --out of a search, such as studies/...")
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask the search of a folder to end.
+
+    Raises:
+        ConfigError: nothing can be left there.
+    """
+    try:
+        (folder / STOP).touch()
+    except OSError as error:
+        rule = "a search is asked to end by a file in its folder"
+        raise ConfigError("study", str(error), rule, "a folder open to you") from error
+
+
+def stop_asked(folder: Path) -> Callable[[], bool]:
+    """Whether somebody asks the search of a folder to end, from now on: what was asked of a former one is forgotten."""
+    path = folder / STOP
+    with suppress(OSError):  # what cannot be removed cannot be asked either
+        path.unlink()
+    return path.exists
+
+
+def forget_stop(folder: Path) -> None:
+    """The search has ended, or there is none."""
+    with suppress(OSError):
+        (folder / STOP).unlink(missing_ok=True)
