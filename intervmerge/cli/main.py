@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from intervmerge.cli import merge, report, space, trial, ui
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
+from intervmerge.cli.results import reproduce
 from intervmerge.cli.suites import suite
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "space": space,
     "suite": suite,
     "finetune": finetune,
+    "reproduce": reproduce,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 
