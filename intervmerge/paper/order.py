@@ -50,6 +50,12 @@ class Order:
         return load_suite(self.place)
 
     @property
+    def note(self) -> str:
+        """What the suite says must stand beside its figures, after a space; empty where it says nothing."""
+        note = self.suite.file.note
+        return f" {note.rstrip('.')}." if note else ""
+
+    @property
     def mlflow(self) -> str:
         """One store of runs for all studies made here."""
         return local_uri(self.folder)
@@ -89,12 +95,12 @@ class Order:
         return {rule_of(base): base for base in self.space(grid).bases}
 
 
-def rule_of(base: Base) -> str:
+def rule_of(base: str | Mapping[str, Any]) -> str:
     """The rule of a base."""
     return base if isinstance(base, str) else str(base["rule"])
 
 
-def rest_of(base: Base) -> dict[str, Any]:
+def rest_of(base: str | Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a base."""
     return {} if isinstance(base, str) else {name: value for name, value in base.items() if name != "rule"}
 

@@ -21,7 +21,6 @@ from intervmerge.machine import Machine, cache_folder
 from intervmerge.paper.order import Order, rest_of, rule_of
 from intervmerge.records.scores import Scores
 from intervmerge.settings import read_settings
-from intervmerge.space.space import Base
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite, Task
@@ -66,7 +65,7 @@ def fewest(suite: Suite) -> int:
 class Training:
     """What a point is: a base, what repairs it, on how many images, with which seed."""
 
-    base: Base
+    base: str | Mapping[str, Any]
     intervention: Mapping[str, Any] | None
     """Settings of InterventionConfig; None is the bare base."""
     training: TrainingConfig
@@ -75,7 +74,9 @@ class Training:
 
     def path(self, order: Order) -> Path:
         """Where it is kept: named by all that decides it."""
-        text = json.dumps([order.suite.fingerprint, asdict(self)], sort_keys=True, default=str)
+        parts = (of if isinstance(of, str | None) else dict(of) for of in (self.base, self.intervention))
+        rest = [asdict(self.training), self.images, self.seed]
+        text = json.dumps([order.suite.fingerprint, *parts, *rest], sort_keys=True)
         return order.folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 

@@ -60,17 +60,16 @@ def results(order: Order, occasion: Occasion) -> str:
     reader = Reader(order)
     found = [outcome(claim, reader.row) for claim in CLAIMS]
     parts = [_head(order, occasion), _claims(found, order.suite.name)]
-    parts += [markdown(name, table, order.suite, reader.table(table)) for name, table in TABLES.items()]
+    parts += [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
     return "\n".join(parts)
 
 
 def _head(order: Order, occasion: Occasion) -> str:
-    note = f" {order.suite.file.note.rstrip('.')}." if order.suite.file.note else ""
     steps = "those of the spaces" if order.steps is None else str(order.steps)
     return (
         f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; seeds "
-        f"0 to {order.seeds - 1}; training steps: {steps}.{note} Interventions are trained on `adapt` without labels "
-        "and measured exactly on `test`; wherever one of several is chosen, it is by `validation`.\n"
+        f"0 to {order.seeds - 1}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "
+        "labels and measured exactly on `test`; wherever one of several is chosen, it is by `validation`.\n"
     )
 
 

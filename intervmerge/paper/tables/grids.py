@@ -60,10 +60,10 @@ class Grids(AbstractContextManager["Grids"]):
 
     def _trials(self, grid: str) -> int:
         """Different configurations of a grid, or as many as its space asks for."""
-        space, suite = self._order.space(grid), self._order.suite
-        points = Sampling(space, suite.architecture, len(suite.tasks)).grid()
+        sampling = check(self._order, grid)
+        points = sampling.grid()
         assert points is not None, "the paper's spaces are finite"
-        return min(space.search.trials, len({drawn.key for drawn, _ in points}))
+        return min(sampling.space.search.trials, len({drawn.key for drawn, _ in points}))
 
     def _make(self, grid: str, rule: str, seed: int, folder: Path) -> bool:
         order, trials = self._order, self._trials(grid)
@@ -89,6 +89,18 @@ class Grids(AbstractContextManager["Grids"]):
             self._benches = {base.fingerprint: Bench(base, order.device, plan=NO_CACHES)}  # one at a time in memory
         measure_on_test(folder, self._benches[base.fingerprint])
         return is_made(folder, trials)
+
+
+def check(order: Order, grid: str) -> Sampling:
+    """A grid on the suite's tower.
+
+    Raises:
+        ConfigError: it does not fit, as a tower of fewer blocks than the paper's.
+    """
+    suite = order.suite
+    sampling = Sampling(order.space(grid), suite.architecture, len(suite.tasks))
+    sampling.check()
+    return sampling
 
 
 def is_made(folder: Path, trials: int) -> bool:

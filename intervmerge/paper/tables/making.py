@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables import sheets
-from intervmerge.paper.tables.grids import Grids
+from intervmerge.paper.tables.grids import Grids, check
 from intervmerge.paper.tables.measured import CUT, Reader, make_points
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.search.watch import Watcher
@@ -32,6 +32,8 @@ class Made:
 
 def make_tables(names: Sequence[str], order: Order, watch: Watcher) -> Made:
     """Make tables: every grid of the first seed, then of the second, so that what is cut short is whole in itself."""
+    for grid in (grid for name in names for grid in TABLES[name].grids):
+        check(order, grid)
     whole = True
     with Grids(order, watch) as grids:
         wanted = dict.fromkeys(grid for name in names for grid in TABLES[name].grids if grid not in CUT)
@@ -49,10 +51,10 @@ def make_tables(names: Sequence[str], order: Order, watch: Watcher) -> Made:
 
 def shown(name: str, order: Order) -> Made:
     """A table as far as it was made, written and for a terminal."""
-    table, suite = TABLES[name], order.suite
+    table = TABLES[name]
     rows = Reader(order).table(table)
-    files = sheets.write(order.folder, name, table, suite, rows)
-    return Made(files, [sheets.terminal(name, table, suite, rows)])
+    files = sheets.write(order.folder, name, table, order, rows)
+    return Made(files, [sheets.terminal(name, table, order, rows)])
 
 
 def attach(name: str, order: Order, watch: Watcher) -> None:

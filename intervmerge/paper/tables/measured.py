@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cache
 
+from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
 from intervmerge.paper.order import Order
 from intervmerge.paper.points import Point, Training, fewest, known_point, point
@@ -34,7 +35,7 @@ class Measured:
 
     row: Row
     extra_params: int | None
-    """Of all tasks; None of a model that is not there."""
+    """Of all tasks; None of a model that is not there, or a row that does not fit this tower."""
     runs: tuple[Run, ...]
     """By seed; one of a model that no seed changes, none of what was not made."""
 
@@ -67,6 +68,12 @@ class Reader:
         config = InterventionConfig(**(row.intervention or {}))
         return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
 
+    def _count(self, row: Row) -> int | None:
+        try:
+            return len(self._order.suite.tasks) * extra_params(self.placement(row))
+        except ConfigError:  # a block that this tower does not have
+            return None
+
     def table(self, table: Table) -> list[Measured]:
         """Every row of a table, as far as it was made."""
         return [self.row(row) for row in table.rows]
@@ -77,8 +84,7 @@ class Reader:
             return self._model(row)
         read = self._trial if row.grid not in CUT else self._point
         found = (read(row, seed) for seed in range(self._order.seeds))
-        count = len(self._order.suite.tasks) * extra_params(self.placement(row))
-        return Measured(row, count, tuple(run for run in found if run is not None))
+        return Measured(row, self._count(row), tuple(run for run in found if run is not None))
 
     def _model(self, row: Row) -> Measured:
         """A model without interventions: of the first seed that has it."""

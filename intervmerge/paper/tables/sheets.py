@@ -10,12 +10,12 @@ from typing import Any
 from rich.table import Table as Grid
 
 from intervmerge.files import write_whole
+from intervmerge.paper.order import Order
 from intervmerge.paper.tables.measured import Measured
 from intervmerge.paper.tables.rows import Table
 from intervmerge.quoting import as_markdown
 from intervmerge.records.scores import accuracy
 from intervmerge.records.spread import Spread
-from intervmerge.suites.suite import Suite
 
 COLUMNS = ("", "paper, ViT-B/32", "ours", "seeds", "extra parameters")
 
@@ -41,22 +41,21 @@ def cells(rows: Sequence[Measured]) -> list[list[str]]:
     ]
 
 
-def caption(table: Table, suite: Suite, rows: Sequence[Measured]) -> str:
+def caption(table: Table, order: Order, rows: Sequence[Measured]) -> str:
     """What must stand beside the figures."""
     images = sorted({score.total for own in rows for run in own.runs for score in run.test.values()})
     counts = (
         f"{'-'.join(map(str, dict.fromkeys((images[0], images[-1]))))} test images a task" if images else "not made"
     )
-    note = f" {suite.file.note.rstrip('.')}." if suite.file.note else ""
     return (
         f"Accuracy on test in percent, mean over tasks ± sample standard deviation over seeds. Source: {table.source}; "
-        f"ours: {suite.name}, {counts}, adapted on adapt.{note} {table.note}".strip()
+        f"ours: {order.suite.name}, {counts}, adapted on adapt.{order.note} {table.note}".strip()
     )
 
 
-def terminal(name: str, table: Table, suite: Suite, rows: Sequence[Measured]) -> Grid:
+def terminal(name: str, table: Table, order: Order, rows: Sequence[Measured]) -> Grid:
     """For a terminal."""
-    grid = Grid(title=f"{name}: {table.title}", caption=caption(table, suite, rows))
+    grid = Grid(title=f"{name}: {table.title}", caption=caption(table, order, rows))
     for column in COLUMNS:
         grid.add_column(column, justify="right" if column else "left")
     for line in cells(rows):
@@ -64,11 +63,11 @@ def terminal(name: str, table: Table, suite: Suite, rows: Sequence[Measured]) ->
     return grid
 
 
-def markdown(name: str, table: Table, suite: Suite, rows: Sequence[Measured]) -> str:
+def markdown(name: str, table: Table, order: Order, rows: Sequence[Measured]) -> str:
     """As Markdown, its heading of the second level."""
     lines = [f"## {name}: {table.title}", "", f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     lines += [f"| {' | '.join(line)} |" for line in cells(rows)]
-    return "\n".join([*lines, "", as_markdown(caption(table, suite, rows)), ""])
+    return "\n".join([*lines, "", as_markdown(caption(table, order, rows)), ""])
 
 
 def plain(rows: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -88,10 +87,10 @@ def plain(rows: Sequence[Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def write(folder: Path, name: str, table: Table, suite: Suite, rows: Sequence[Measured]) -> list[Path]:
+def write(folder: Path, name: str, table: Table, order: Order, rows: Sequence[Measured]) -> list[Path]:
     """Write a table beside its studies, as Markdown and as JSON; where they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {".md": markdown(name, table, suite, rows), ".json": json.dumps(plain(rows), indent=2)}
+    files = {".md": markdown(name, table, order, rows), ".json": json.dumps(plain(rows), indent=2)}
     for ending, text in files.items():
         write_whole(folder / f"{name}{ending}", text.encode())
     return [folder / f"{name}{ending}" for ending in files]
