@@ -12,18 +12,20 @@ import pytest
 
 from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
+from intervmerge.engines.caches import NO_CACHES
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
 from intervmerge.paper.claims.comparing import by_seed, differences, outcome
 from intervmerge.paper.claims.results import COLUMNS, Occasion, results
 from intervmerge.paper.claims.table import CLAIMS, Claim, Group
 from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, OPEN, verdict
+from intervmerge.paper.figures.of_models import learned, representations, stitched_networks
 from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, write
 from intervmerge.paper.order import Order, rule_of, shipped
 from intervmerge.paper.points import Training, fewest, limited, point
 from intervmerge.paper.tables.measured import CUT, Measured, Run
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.paper.tables.rows import Published, Row
-from intervmerge.paper.targets import TARGETS
+from intervmerge.paper.targets import FIGURES, TARGETS
 from intervmerge.records.scores import Score, accuracy
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
@@ -206,6 +208,39 @@ def test_a_picture_is_the_same_bytes_twice_and_its_table_holds_every_point(tmp_p
     assert json.loads(first[1].read_text())["title"] == "title $x"
 
 
+def test_a_figure_of_what_was_not_made_is_drawn_empty(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    drawn = {draw for needed, draw in FIGURES.values() if needed in TABLES}
+    for number, draw in enumerate(drawn):
+        files = write(draw(order), tmp_path, str(number))
+        assert all(path.stat().st_size for path in files)
+
+
+def test_figures_of_models_show_every_model_and_agree_with_what_is_measured(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    bench = Bench(merge(order.suite, "task_arithmetic", scaling=0.3), "cpu", plan=NO_CACHES)
+    config = TrialConfig(intervention=InterventionConfig(rank=3, start="paper"))
+    repaired = bench.start(bench.place(config), seed=0)
+    stitched, bias = stitched_networks(order, bench, {"bare": None, "repaired": repaired}).panels
+    for own, interventions in zip(stitched.series, (None, repaired), strict=True):
+        assert own.y[0] == pytest.approx(100.0)  # the labels are what the individual models say
+        assert own.y[-1] == pytest.approx(100 * accuracy(bench.measure(interventions, "test")), abs=1e-3)
+    assert [len(own.y) for own in bias.series] == [len(own.x) for own in bias.series]
+    shown = representations(order, bench, {"bare": None, "repaired": repaired})
+    assert [panel.title for panel in shown.panels[:3]] == ["red: individual", "red: bare", "red: repaired"]
+    sizes = {sum(len(own.x) for own in panel.series) for panel in shown.panels}
+    assert sizes == {len(order.suite.tasks[0].splits["test"])}  # no task here has more classes than are shown
+    files = write(shown, tmp_path, "shown")
+    assert files[0].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_coefficients_before_any_step_are_all_where_they_start(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    panel = learned(order, {"steps": 0, "images": 32, "start": 0.25})
+    assert {value for own in panel.series for value in own.y} == {0.25}
+    assert len(panel.series) == len(order.suite.tasks)
+
+
 def test_a_suite_of_all_its_images_is_the_suite_and_fewer_are_among_more(odd: Suite) -> None:
     whole = limited(odd, fewest(odd))
     assert [task.splits["adapt"].fingerprint for task in whole.tasks] == [
@@ -238,7 +273,7 @@ def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_
     lines = [line for line in text.splitlines() if "not measured" in line]
     assert len(lines) == len(CLAIMS)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)
-    assert "2026-01-01, commit abc; seeds 0 to 2" in text
+    assert "2026-01-01, commit abc; seeds 0 to 2; training steps: none yet" in text
     assert all(f"## {name}: " in text for name in TABLES)
 
 
@@ -288,6 +323,7 @@ def test_a_table_is_made_once_measured_on_test_and_read_by_results(
     assert [path.read_bytes() for path in journals] == before  # nothing was trained or measured again
     assert main([*command[:1], "results", *command[2:]]) == 0
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "training steps: 2." in text
     measured = [line for line in text.splitlines() if line.startswith("| ") and "ours: nobody" in line]
     assert len(measured) == 5
     assert all("| 2 |" in line and "not measured" not in line for line in measured)

@@ -12,7 +12,7 @@ from intervmerge.paper.figures.few_images import few_images
 from intervmerge.paper.figures.pictures import Picture, write
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.grids import Grids
-from intervmerge.paper.tables.making import Made, make_tables
+from intervmerge.paper.tables.making import Made, make_tables, train
 from intervmerge.paper.tables.published import METHODS, TABLES
 from intervmerge.search.watch import Watcher
 
@@ -38,7 +38,7 @@ def _figure(name: str, order: Order, watch: Watcher) -> Made:
     needed, draw = FIGURES[name]
     whole = True
     if needed in TABLES:
-        whole = make_tables([needed], order, watch).whole
+        whole = train([needed], order, watch)
     elif needed:
         with Grids(order, watch) as grids:
             whole = grids.make(needed, 0)

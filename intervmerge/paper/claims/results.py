@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,13 +59,12 @@ def results(order: Order, occasion: Occasion) -> str:
     """All claims and tables as Markdown, as far as they were made."""
     reader = Reader(order)
     found = [outcome(claim, reader.row) for claim in CLAIMS]
-    parts = [_head(order, occasion), _claims(found, order.suite.name)]
-    parts += [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
-    return "\n".join(parts)
+    tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
+    return "\n".join([_head(order, occasion, reader.steps), _claims(found, order.suite.name), *tables])
 
 
-def _head(order: Order, occasion: Occasion) -> str:
-    steps = "those of the spaces" if order.steps is None else str(order.steps)
+def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
+    steps = ", ".join(map(str, sorted(trained))) or "none yet"
     return (
         f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; seeds "
         f"0 to {order.seeds - 1}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
+from typing import Any
 
 from intervmerge.analysis.coefficients import by_depth, over_coefficients
 from intervmerge.analysis.models import Model, student, teacher
@@ -60,8 +61,18 @@ def models(bench: Bench, given: Mapping[str, Interventions | None], task: Task) 
 
 
 def figure4(order: Order) -> Picture:
-    """Features of a few classes on the plane of largest variance of the individual model's."""
-    bench, given = opened(order)
+    """Representations of Table 1's models."""
+    return representations(order, *opened(order))
+
+
+def representations(order: Order, bench: Bench, given: Mapping[str, Interventions | None]) -> Picture:
+    """Features of a few classes on the plane of largest variance of the individual model's.
+
+    Args:
+        order: whose suite.
+        bench: the merged base.
+        given: what is compared on it, by name.
+    """
     panels = []
     for task in order.suite.tasks[:TASKS]:
         split = task.splits["test"]
@@ -80,8 +91,12 @@ def figure4(order: Order) -> Picture:
 
 
 def figure5(order: Order) -> Picture:
-    """Accuracy of stitched networks by cut, and bias by block beside it; means over tasks."""
-    bench, given = opened(order)
+    """Stitched networks of Table 1's models."""
+    return stitched_networks(order, *opened(order))
+
+
+def stitched_networks(order: Order, bench: Bench, given: Mapping[str, Interventions | None]) -> Picture:
+    """Accuracy of stitched networks by cut, and bias by block beside it; means over tasks. Arguments as above."""
     suite, cuts = order.suite, range(order.suite.architecture.blocks + 1)
     stitched: dict[str, list[list[float]]] = {name: [] for name in given}
     bias: dict[str, list[list[float]]] = {name: [] for name in given}
@@ -116,19 +131,26 @@ def _models_caption(order: Order) -> str:
 
 def coefficients(order: Order) -> Picture:
     """Accuracy over one coefficient for all tasks, and AdaMerging's coefficients by depth."""
-    suite = order.suite
-    found = over_coefficients(suite, SWEPT, device=order.device)
-    by_task = [Series(t, SWEPT, [100 * scores[t].accuracy for scores in found.values()]) for t in suite.task_names]
-    mean = Series("mean", SWEPT, [100 * accuracy(scores) for scores in found.values()])
     base = order.bases(METHODS)[LAYER_WISE]
-    learned = make(suite, LAYER_WISE, device=order.device, **rest_of(base)).notes["coefficients"]
-    depths = by_depth(list(suite.pretrained), learned)
-    lines = [
-        Series(task, list(map(float, range(-1, len(own) - 1))), list(own.values())) for task, own in depths.items()
-    ]
-    panels = [
-        Panel("task arithmetic", "coefficient λ of every task vector", "accuracy on validation, %", [*by_task, mean]),
-        Panel("layer-wise AdaMerging", "block; before the first and after the last what stands there",
-              "coefficient λ, mean over layers", lines),
-    ]  # fmt: skip
-    return Picture("Coefficients", f"{suite.name}; base {base}.{order.note}", panels)
+    text = f"{order.suite.name}; base {base}.{order.note}"
+    return Picture("Coefficients", text, [swept(order), learned(order, rest_of(base))])
+
+
+def swept(order: Order) -> Panel:
+    """Accuracy of each task over the coefficient of task arithmetic."""
+    found = over_coefficients(order.suite, SWEPT, device=order.device)
+    names = order.suite.task_names
+    by_task = [Series(name, SWEPT, [100 * scores[name].accuracy for scores in found.values()]) for name in names]
+    mean = Series("mean", SWEPT, [100 * accuracy(scores) for scores in found.values()])
+    across = "coefficient λ of every task vector"
+    return Panel("task arithmetic", across, "accuracy on validation, %", [*by_task, mean])
+
+
+def learned(order: Order, settings: Mapping[str, Any]) -> Panel:
+    """Coefficients of layer-wise AdaMerging with these settings, of each task by depth."""
+    found = make(order.suite, LAYER_WISE, device=order.device, **settings).notes["coefficients"]
+    places = [float(place) for place in range(-1, order.suite.architecture.blocks + 1)]
+    depths = by_depth(list(order.suite.pretrained), found)
+    lines = [Series(task, places, list(own.values())) for task, own in depths.items()]
+    across = "block; before the first and after the last what stands there"
+    return Panel("layer-wise AdaMerging", across, "coefficient λ, mean over layers", lines)

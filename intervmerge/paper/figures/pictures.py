@@ -130,5 +130,5 @@ def draw(axes: Axes, panel: Panel) -> None:
         line = "-" if own.joined else ""
         axes.errorbar(own.x, own.y, bars, color=colour, marker="o", markersize=4 if own.joined else 3, linestyle=line,
                       linewidth=1.3, capsize=2, label=own.name)  # fmt: skip
-    if 0 < sum(bool(own.name) for own in panel.series) <= LEGEND:
+    if 0 < sum(bool(own.name and own.y) for own in panel.series) <= LEGEND:
         axes.legend(fontsize=7, frameon=False, labelcolor=QUIET)

@@ -30,8 +30,13 @@ class Made:
     """Whether nothing is missing: a trial that failed, or one for which there was no time."""
 
 
-def make_tables(names: Sequence[str], order: Order, watch: Watcher) -> Made:
-    """Make tables: every grid of the first seed, then of the second, so that what is cut short is whole in itself."""
+def train(names: Sequence[str], order: Order, watch: Watcher) -> bool:
+    """Train what tables lack: every grid of the first seed, then of the second, so that what is cut short is whole in
+    itself. Whether nothing is missing now.
+
+    Raises:
+        ConfigError: a grid does not fit the suite's tower; nothing was trained then.
+    """
     for grid in (grid for name in names for grid in TABLES[name].grids):
         check(order, grid)
     whole = True
@@ -42,6 +47,12 @@ def make_tables(names: Sequence[str], order: Order, watch: Watcher) -> Made:
                 whole = grids.make(grid, seed) and whole
             for name in names:
                 make_points(order, TABLES[name], seed)
+    return whole and not order.is_over
+
+
+def make_tables(names: Sequence[str], order: Order, watch: Watcher) -> Made:
+    """Make tables: train what is missing, then write, show and attach them."""
+    whole = train(names, order, watch)
     made = [shown(name, order) for name in names]
     files = [path for own in made for path in own.files]
     for name in names:

@@ -55,12 +55,17 @@ class Reader:
     def __init__(self, order: Order) -> None:
         self._order = order
         self.study = cache(self._study)
+        self.steps: set[int] = set()
+        """Training steps of all trials of the studies that were read."""
 
     def _study(self, grid: str, base: str, seed: int) -> StudyRecord | None:
         """A study that was made and measured on `test`."""
         folder = self._order.study(grid, base, seed)
         record = load_study(folder).record if (folder / JOURNAL).is_file() else None
-        return record if record is not None and "test" in record.references else None
+        if record is None or "test" not in record.references:
+            return None
+        self.steps.update(trial.training["steps"] for trial in record.complete)
+        return record
 
     def placement(self, row: Row) -> Placement:
         """The canonical placement of a row's interventions on the suite."""
