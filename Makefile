@@ -1,6 +1,7 @@
 # make test      install into .venv if missing, lint, types, and all tests that are quick: at most 8 minutes on two cores
 # make slow      the other tests; CI runs both
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
+# make results  the paper's tables and figures on mini8, and RESULTS.md; at most 90 minutes, the same command goes on
 # make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 
-.PHONY: test slow search lint types bench faults clean
+.PHONY: test slow search results lint types bench faults clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +32,10 @@ slow: .venv/installed
 
 search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml
+
+results: .venv/installed
+	$(BIN)/intervmerge reproduce all --minutes 90
+	cp studies/paper-mini8/RESULTS.md RESULTS.md
 
 faults: .venv/installed
 	$(BIN)/python tests/faults.py

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from intervmerge.cli import merge, report, space, trial
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
+from intervmerge.cli.results import reproduce
 from intervmerge.cli.running import cluster, stop, ui, watch
 from intervmerge.cli.suites import suite
 
@@ -24,6 +25,7 @@ COMMANDS = {
     "suite": suite,
     "finetune": finetune,
     "cluster": cluster,
+    "reproduce": reproduce,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

@@ -1,0 +1,57 @@
+"""A model of one task, opened at its block boundaries: the merged base, with interventions or without, or a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intervmerge.engines.exact import edit_of
+from intervmerge.interventions import Interventions
+from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.suite import CHUNK, Suite, Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder as one task sees it."""
+
+    encoder: Encoder
+    interventions: Interventions | None = None
+    row: int = 0
+    """Which row of the interventions is the task's."""
+
+    def boundaries(self, images: Tensor) -> Iterator[Tensor]:
+        """What enters each block, and what leaves the last, of normalised images [images, 3, size, size].
+
+        Each is [images, tokens, width], but the last is the class token alone [images, 1, width]. Blocks are computed
+        as they are asked for.
+        """
+        encoder, last = self.encoder, self.encoder.architecture.blocks - 1
+        edit = None if self.interventions is None else edit_of(self.interventions, (1, len(images)), [self.row])
+        tokens = encoder.embed(images)
+        for block in range(last + 1):
+            yield tokens
+            z = encoder.attend(block, tokens, class_only=block == last)
+            z = z if edit is None else edit(block, z)
+            tokens = encoder.finish(block, tokens[:, : z.shape[1]] + z)
+        yield tokens
+
+
+def student(encoder: Encoder, interventions: Interventions | None, suite: Suite, task: Task) -> Model:
+    """The merged base as a task sees it, with the task's own interventions if there are any."""
+    rows = [] if interventions is None else [name for name, _ in interventions.rows]
+    return Model(encoder, interventions, rows.index(task.name) if rows else 0)
+
+
+def teacher(suite: Suite, task: Task, device: torch.device) -> Model:
+    """A task's fine-tuned model."""
+    return Model(suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device))
+
+
+def chunks(suite: Suite, pixels: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """uint8 pixels [images, 3, size, size] as normalised images, so many at a time."""
+    for part in pixels.split(CHUNK):
+        yield suite.normalise(part.to(device))

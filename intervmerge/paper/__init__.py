@@ -1,0 +1,1 @@
+"""Tables and figures of the IntervMerge paper (arXiv:2412.17023) as commands, ours beside the published ones."""

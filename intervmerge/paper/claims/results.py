@@ -1,0 +1,92 @@
+"""RESULTS.md: every claim as one line, every table beside the paper's. No number in it is typed by hand."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from intervmerge.files import write_whole
+from intervmerge.paper.claims.comparing import Outcome, outcome
+from intervmerge.paper.claims.table import CLAIMS
+from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN
+from intervmerge.paper.order import Order
+from intervmerge.paper.tables.measured import Reader
+from intervmerge.paper.tables.published import TABLES
+from intervmerge.paper.tables.sheets import markdown
+from intervmerge.trial.bench import own_version
+
+FILE = "RESULTS.md"
+COLUMNS = ("claim", "verdict", "difference, points", "standard error", "seeds", "test images", "source")
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """When and by which code results were written."""
+
+    date: str
+    commit: str
+
+    @classmethod
+    def now(cls) -> Occasion:
+        """Today, and the commit of the checkout that this package runs from, or its version."""
+        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git
+            found = f"version {own_version() or 'unknown'}"
+        return cls(datetime.now(UTC).date().isoformat(), found)
+
+
+def line(found: Outcome, suite: str) -> list[str]:
+    """The cells of a claim, in the order of COLUMNS."""
+    own = found.verdict
+    words = f"{own.words} on {suite}" if own.words == OPEN else own.words
+    return [
+        found.claim.words,
+        f"*{words}*" + ("" if own.seeds else ": not measured"),
+        "-" if own.difference is None else f"{100 * own.difference:+.2f}",
+        "-" if own.error is None else f"{100 * own.error:.2f}",
+        str(own.seeds),
+        f"{found.test_images:,}",
+        found.claim.source,
+    ]
+
+
+def results(order: Order, occasion: Occasion) -> str:
+    """All claims and tables as Markdown, as far as they were made."""
+    reader = Reader(order)
+    found = [outcome(claim, reader.row) for claim in CLAIMS]
+    tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
+    return "\n".join([_head(order, occasion, reader.steps), _claims(found, order.suite.name), *tables])
+
+
+def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
+    steps = ", ".join(map(str, sorted(trained))) or "none yet"
+    return (
+        f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; seeds "
+        f"0 to {order.seeds - 1}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "
+        "labels and measured exactly on `test`; wherever one of several is chosen, it is by `validation`.\n"
+    )
+
+
+def _claims(found: Sequence[Outcome], suite: str) -> str:
+    lines = ["## Claims", "", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * 4 + "---|"]
+    lines += [f"| {' | '.join(line(own, suite))} |" for own in found]
+    rule = (
+        f"A claim *holds* if its difference, seed by seed, is beyond {BEYOND:g} standard errors above 0; one that two "
+        f"are close, if the difference and {BEYOND:g} standard errors are within {100 * CLOSE:g} point. It *does not "
+        "hold* where the same is true of the opposite, and else it *cannot be told*. Standard errors are over seeds; "
+        "those of the choice of test images come on top."
+    )
+    return "\n".join([*lines, "", rule, ""])
+
+
+def write_results(order: Order, occasion: Occasion) -> Path:
+    """Write RESULTS.md into the order's folder; where it is."""
+    order.folder.mkdir(parents=True, exist_ok=True)
+    path = order.folder / FILE
+    write_whole(path, results(order, occasion).encode())
+    return path

@@ -1,0 +1,1 @@
+"""The paper's figures: what they show as plain values, and one way to draw them."""

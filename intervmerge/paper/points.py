@@ -1,0 +1,121 @@
+"""One training outside of a study: on some of the images of `adapt`, which no space can say. Kept, made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from intervmerge.bases.merged import merge
+from intervmerge.engines.batches import shuffled
+from intervmerge.engines.caches import plan_caches
+from intervmerge.files import write_whole
+from intervmerge.interventions import InterventionConfig
+from intervmerge.machine import Machine, cache_folder
+from intervmerge.paper.order import Order, rest_of, rule_of
+from intervmerge.records.scores import Scores
+from intervmerge.settings import read_settings
+from intervmerge.stores.mapped import MappedStore
+from intervmerge.suites.images import Split
+from intervmerge.suites.suite import Suite, Task
+from intervmerge.trial.bench import Bench
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.run import run_trial
+
+
+@dataclass(frozen=True)
+class Point:
+    """A base, or a base with interventions, made with so many images a task."""
+
+    images: int
+    seed: int
+    extra_params: int
+    seconds: float
+    """Of making the base and of training; a base that was kept counts as long as it took when it was read again."""
+    validation: Scores
+    test: Scores
+
+
+_POINTS = TypeAdapter(Point)
+
+
+def limited(suite: Suite, images: int) -> Suite:
+    """The suite with so many images of each task to adapt on, at most: the first in the order of training."""
+
+    def cut(task: Task) -> Task:
+        adapt = task.splits["adapt"]
+        kept = shuffled(task.name, len(adapt), images).sort().values
+        return replace(task, splits={**task.splits, "adapt": Split(adapt.pixels[kept], None)})
+
+    return replace(suite, tasks=tuple(cut(task) for task in suite.tasks))
+
+
+def fewest(suite: Suite) -> int:
+    """Images to adapt on of the task that has fewest."""
+    return min(len(task.splits["adapt"]) for task in suite.tasks)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a point is: a base, what repairs it, on how many images, with which seed."""
+
+    base: str | Mapping[str, Any]
+    intervention: Mapping[str, Any] | None
+    """Settings of InterventionConfig; None is the bare base."""
+    training: TrainingConfig
+    images: int
+    seed: int
+
+    def path(self, order: Order) -> Path:
+        """Where it is kept: named by all that decides it."""
+        parts = (of if isinstance(of, str | None) else dict(of) for of in (self.base, self.intervention))
+        rest = [asdict(self.training), self.images, self.seed]
+        text = json.dumps([order.suite.fingerprint, *parts, *rest], sort_keys=True)
+        return order.folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def known_point(order: Order, of: Training) -> Point | None:
+    """A point that was made; None of one that was not."""
+    path = of.path(order)
+    return _POINTS.validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def point(order: Order, of: Training) -> Point:
+    """A point, made if it was not yet."""
+    known = known_point(order, of)
+    if known is not None:
+        return known
+    found = _made(order, of)
+    path = of.path(order)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(asdict(found)).encode())
+    return found
+
+
+def _made(order: Order, of: Training) -> Point:
+    began = time.perf_counter()
+    bench = _bench(order, of)
+    if of.intervention is None:
+        seconds = time.perf_counter() - began
+        return Point(of.images, of.seed, 0, seconds, bench.measure(None), bench.measure(None, "test"))
+    intervention = read_settings(InterventionConfig, of.intervention, "intervention")
+    training = replace(of.training, batch=min(of.training.batch, of.images))
+    result = run_trial(TrialConfig(intervention=intervention, training=training, seed=of.seed), bench)
+    seconds = time.perf_counter() - began
+    test = bench.measure(result.interventions, "test")
+    return Point(of.images, of.seed, result.extra_params, seconds, result.rungs[-1].scores, test)
+
+
+def _bench(order: Order, of: Training) -> Bench:
+    """The base on few images; what the class stream reads is kept on disk, where further seeds find it."""
+    suite, machine = limited(order.suite, of.images), Machine(device=order.device)
+    base = merge(suite, rule_of(of.base), **rest_of(of.base))
+    plan = replace(plan_caches(suite, machine.cache_bytes, half=machine.half), boundaries=())
+    kept = MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes)
+    return Bench(base, machine, caches=kept, plan=plan)

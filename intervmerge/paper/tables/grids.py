@@ -1,0 +1,142 @@
+"""Training what a grid lacks: a study a base and seed, every trial of it measured exactly on `test`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from intervmerge.bases.merged import MergedBase
+from intervmerge.engines.caches import NO_CACHES
+from intervmerge.interventions import Interventions
+from intervmerge.paper.order import Order
+from intervmerge.records.study import StudyRecord
+from intervmerge.search.run import run_search
+from intervmerge.search.watch import Watcher
+from intervmerge.session.session import only_gpu, ray_session
+from intervmerge.space.samplers import SAMPLERS
+from intervmerge.space.sampling import Sampling
+from intervmerge.study.journal import JOURNAL, Journal, held
+from intervmerge.study.layout import trial_folder
+from intervmerge.study.study import Study, load_study
+from intervmerge.trial.bench import Bench
+from intervmerge.trial.references import references
+from intervmerge.trial.run import FILE
+
+
+class Grids(AbstractContextManager["Grids"]):
+    """Makes grids, one after another, in one session of Ray that begins when it is needed.
+
+    Args:
+        order: what the user asked for.
+        watch: told of what happens.
+    """
+
+    def __init__(self, order: Order, watch: Watcher) -> None:
+        self._order, self._watch, self._stack = order, watch, ExitStack()
+        self._benches: dict[str, Bench] = {}
+        self._raised = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave Ray."""
+        self._stack.close()
+
+    def make(self, grid: str, seed: int) -> bool:
+        """Train and measure what a grid lacks of a seed, on each of its bases; whether nothing is missing now.
+
+        A trial that failed is missing, and is tried again by the next call.
+        """
+        whole = True
+        for rule in self._order.bases(grid):
+            folder = self._order.study(grid, rule, seed)
+            if self._order.is_over:
+                self._watch.phase("the time is up: the same command goes on")
+                return False
+            whole = (is_made(folder, self._trials(grid)) or self._make(grid, rule, seed, folder)) and whole
+        return whole
+
+    def _trials(self, grid: str) -> int:
+        """Different configurations of a grid, or as many as its space asks for."""
+        sampling = check(self._order, grid)
+        points = sampling.grid()
+        assert points is not None, "the paper's spaces are finite"
+        return min(sampling.space.search.trials, len({drawn.key for drawn, _ in points}))
+
+    def _make(self, grid: str, rule: str, seed: int, folder: Path) -> bool:
+        order, trials = self._order, self._trials(grid)
+        self._watch.phase(f"{grid}, base {rule}, seed {seed}: {trials} configurations")
+        if not self._raised:
+            self._stack.enter_context(ray_session(None, order.workers or 1, only_gpu(order.device)))
+            self._raised = True
+        study = run_search(
+            order.space_file(grid),
+            watch=self._watch,
+            suite=order.place,
+            base=order.bases(grid)[rule],
+            seed=seed,
+            trials=trials,
+            out=folder,
+            mlflow=order.mlflow,
+            workers=order.workers,
+            device=order.device,
+            time_budget=order.left,
+        )
+        base = study.base()
+        if base.fingerprint not in self._benches:
+            self._benches = {base.fingerprint: Bench(base, order.device, plan=NO_CACHES)}  # one at a time in memory
+        measure_on_test(folder, self._benches[base.fingerprint])
+        return is_made(folder, trials)
+
+
+def check(order: Order, grid: str) -> Sampling:
+    """A grid on the suite's tower.
+
+    Raises:
+        ConfigError: it does not fit, as a tower of fewer blocks than the paper's.
+    """
+    suite = order.suite
+    sampling = Sampling(order.space(grid), suite.architecture, len(suite.tasks))
+    sampling.check()
+    return sampling
+
+
+def is_made(folder: Path, trials: int) -> bool:
+    """Whether a folder holds a study of so many trials, each measured on `test`."""
+    if not (folder / JOURNAL).is_file():
+        return False
+    journal = Journal(folder)
+    if journal.noted("references/validation") is None or journal.noted("references/test") is None:
+        return False
+    record = load_study(folder).record
+    return len(record.complete) >= trials and not untested(record)
+
+
+def untested(record: StudyRecord) -> dict[int, list[str]]:
+    """Number of a complete trial to the tasks on which it was not measured on `test`."""
+    missing = {trial.number: [task for task in record.tasks if task not in trial.test] for trial in record.complete}
+    return {number: tasks for number, tasks in missing.items() if tasks}
+
+
+def measure_on_test(folder: Path, bench: Bench) -> None:
+    """Measure every complete trial of a study on `test` by the exact forward, and keep it in the study's journal.
+
+    A table shows all its rows on `test`; nothing is chosen by it.
+    """
+    with held(folder):
+        study = Study(folder, Journal(folder, SAMPLERS["grid"](0)))
+        if study.journal.noted("references/test") is None:
+            found = {**references(bench, "test"), "merged": bench.measure(None, "test")}
+            plain = {name: {task: asdict(score) for task, score in own.items()} for name, own in found.items()}
+            study.journal.note("references/test", plain)
+        for number, tasks in untested(study.record).items():
+            interventions = Interventions.load(trial_folder(folder, number) / FILE).to(bench.device)
+            scores = bench.measure(interventions, "test", tasks=tasks)
+            study.journal.keep_test(study.record.trial(number).with_test(scores))
+
+
+def base_of(order: Order, grid: str, rule: str, seed: int) -> MergedBase:
+    """The base of a study that was made."""
+    return load_study(order.study(grid, rule, seed), suite=order.place).base()
