@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import merge, report, space, trial, ui
+from intervmerge.cli import lecture, merge, report, space, trial, ui
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.suites import suite
@@ -20,6 +20,7 @@ COMMANDS = {
     "space": space,
     "suite": suite,
     "finetune": finetune,
+    **lecture.COMMANDS,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 
