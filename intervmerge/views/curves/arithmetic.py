@@ -57,10 +57,10 @@ def picture_of_scalings(title: str, found: Scalings, caption: str = "") -> Pictu
     return Picture(f"{title}: {found.rule} over λ", COEFFICIENT, f"{ACCURACY}, {found.split}", series, levels, caption)
 
 
-def picture_of_hits(title: str, rows: Mapping[str, Mapping[int, float]], caption: str = "") -> Picture:
+def picture_of_hits(title: str, rows: Mapping[str, Mapping[int, float]], split: str, caption: str = "") -> Picture:
     """Hits@k over k, a line a model."""
     series = [_series(name, [(rank, 100 * hit) for rank, hit in hits.items()]) for name, hits in rows.items()]
-    return Picture(title, "k", "hits@k among all classes, test, %", series, {}, caption)
+    return Picture(title, "k", f"hits@k among all classes, {split}, %", series, {}, caption)
 
 
 def _over(points: Sequence[Point], task: str) -> list[tuple[float, float]]:
