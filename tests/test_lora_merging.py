@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from merging_cases import QKV, SHAPES, TASKS, WIDTH, assert_same, random_state
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from intervmerge.bases.merged import merge
 from intervmerge.errors import CheckpointError
 from intervmerge.merging import RULES, State, merge_states
 from intervmerge.merging.entries.kernel import ByEntry
 from intervmerge.merging.lora.knots import Aligned, Seen, shared_directions
 from intervmerge.merging.lora.low_rank import LowRank, LowRankVector, places, scaling_of
 from intervmerge.merging.task_vectors import TaskVector
+from intervmerge.suites.readers.pairs import write_pairs
+from intervmerge.suites.suite import Suite, load_suite
 
 KNOTS = [name for name, row in RULES.items() if isinstance(row.kernel, Aligned)]
 OFF = {"knots_ties": {"density": 1.0}, "knots_dare_ties": {"drop": 0.0}}
@@ -296,3 +301,67 @@ def test_pefts_dare_ties_of_deltas_without_drop_is_ours() -> None:
 def test_rows_of_the_table_are_kernels_that_take_low_rank(adapters: dict[str, LowRankVector]) -> None:
     assert {type(row.kernel).__name__ for row in RULES.values()} == {"ByEntry", "ByMatrix", "Aligned"}
     assert all(isinstance(RULES[name].kernel.inner, ByEntry) for name in KNOTS)  # type: ignore[attr-defined]
+
+
+# a suite whose task vectors are pairs
+
+
+def adapter_of(suite: Suite, seed: int) -> LowRankVector:
+    generator = torch.Generator().manual_seed(seed)
+    width, shapes = suite.architecture.width, {name: tensor.shape for name, tensor in suite.pretrained.items()}
+    found = []
+    for layer in (name for name in shapes if name.endswith("in_proj_weight")):
+        for start in (0, 2 * width):
+            b, a = (0.2 * torch.randn(*shape, generator=generator) for shape in ((width, 2), (2, width)))
+            found.append(LowRank(layer, start, b, a, 4.0))
+    return LowRankVector(shapes, found)
+
+
+@pytest.fixture
+def adapted(broken_folder: Path) -> tuple[Suite, dict[str, LowRankVector]]:
+    suite = load_suite(broken_folder)
+    vectors = {task: adapter_of(suite, seed) for seed, task in enumerate(suite.task_names)}
+    for task, vector in vectors.items():
+        write_pairs(broken_folder / f"weights/{task}.safetensors", vector)
+    return load_suite(broken_folder), vectors
+
+
+def test_a_suite_holds_task_vectors_as_pairs(adapted: tuple[Suite, dict[str, LowRankVector]]) -> None:
+    suite, vectors = adapted
+    for task in suite.tasks:
+        assert isinstance(task.task_vector, LowRankVector)
+        assert task.task_vector.num_params == vectors[task.name].num_params
+        assert_same(task.finetuned, vectors[task.name].apply(suite.pretrained), atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["ties_mean", "iso_c", *KNOTS])
+def test_a_suite_of_adapters_merges_by_name_of_a_rule(
+    adapted: tuple[Suite, dict[str, LowRankVector]], rule: str
+) -> None:
+    suite, vectors = adapted
+    assert_same(merge(suite, rule).state, merge_states(suite.pretrained, vectors, rule), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda t: {name: tensor for name, tensor in t.items() if not name.endswith(".0.attn.in_proj_weight/0/a")},
+         "only one of"),
+        (lambda t: {**t, "proj": torch.ones(2, 2)}, "only one of"),
+        (lambda t: {f"x{name}": tensor for name, tensor in t.items()}, "no layer with rows"),
+        (lambda t: {name: tensor.new_full(tensor.shape, torch.nan) for name, tensor in t.items()}, "NaN"),
+    ],
+    ids=["a lost matrix", "a dense one beside", "of another tower", "not finite"],
+)  # fmt: skip
+def test_pairs_on_disk_that_are_none_are_refused(
+    adapted: tuple[Suite, dict[str, LowRankVector]], change: Any, match: str
+) -> None:
+    path = adapted[0].folder / "weights/red.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(CheckpointError, match=match):
+        load_suite(adapted[0].folder)
+
+
+def test_two_pairs_of_one_place_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="higher rank"):
+        write_pairs(tmp_path / "pairs.safetensors", LowRankVector(SHAPES, [pair(FC, 1), pair(FC, 2)]))

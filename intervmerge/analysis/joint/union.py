@@ -77,4 +77,5 @@ def _plain(name: str) -> str:
 
 
 def _mean(rows: Tensor) -> Tensor:
-    return F.normalize(F.normalize(rows, dim=-1).mean(0), dim=-1) * rows.norm(dim=-1).mean()
+    merged: Tensor = F.normalize(F.normalize(rows, dim=-1).mean(0), dim=-1) * rows.norm(dim=-1).mean()
+    return merged

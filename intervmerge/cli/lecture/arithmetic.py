@@ -59,7 +59,7 @@ def _add(chosen: argparse.Namespace, suite: Suite) -> int:
     subsets = SUBSETS[chosen.subsets](suite.task_names)
     sums = list(add(Gauge(suite, chosen.device), subsets, chosen.lambdas))
     print_sums(suite.name, sums)
-    picture = picture_of_sums(suite.name, sums, caption(suite))
+    picture = picture_of_sums(suite.name, sums, caption(suite, "test"))
     write(chosen.out, "add", suite, {"sums": [asdict(found) for found in sums]}, picture)
     return 0
 
@@ -78,7 +78,7 @@ def _negate(chosen: argparse.Namespace, suite: Suite) -> int:
     found = [negate(gauge, target, controls[target], chosen.lambdas, chosen.kept) for target in targets]
     print_negations(suite.name, found)
     values = {"kept": chosen.kept, "negations": [asdict(negation) for negation in found]}
-    write(chosen.out, "negate", suite, values, picture_of_negations(suite.name, found, caption(suite)))
+    write(chosen.out, "negate", suite, values, picture_of_negations(suite.name, found, caption(suite, "validation")))
     return 0
 
 
@@ -91,6 +91,6 @@ def _analogy(chosen: argparse.Namespace, suite: Suite) -> int:
     a, b, c, d = chosen.tasks
     found = draw_analogy(Gauge(suite, chosen.device), a, b, c, d, chosen.lambdas)
     print_analogy(suite.name, found)
-    picture = picture_of_analogy(suite.name, found, caption(suite))
+    picture = picture_of_analogy(suite.name, found, caption(suite, "validation"))
     write(chosen.out, "analogy", suite, {"analogy": asdict(found)}, picture)
     return 0

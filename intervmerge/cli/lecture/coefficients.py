@@ -36,6 +36,6 @@ def run(chosen: argparse.Namespace) -> int:
     found = over_scalings(Gauge(suite, chosen.device), rule, settings, chosen.lambdas, chosen.split)
     print_scalings(suite.name, found)
     values = asdict(found) | {"sensitivity": found.region.width}
-    picture = picture_of_scalings(suite.name, found, caption(suite))
+    picture = picture_of_scalings(suite.name, found, caption(suite, chosen.split))
     write(chosen.out, f"coefficients_{rule}", suite, values, picture)
     return 0

@@ -64,10 +64,10 @@ def opened(chosen: argparse.Namespace) -> Suite:
     return suite
 
 
-def caption(suite: Suite) -> str:
-    """What a picture says of a suite's figures."""
-    images = "-".join(map(str, sorted({len(task.splits["test"]) for task in suite.tasks})))
-    return f"{suite.name}, {suite.file.checkpoint_family}; {images} test images a task. {suite.file.note}".strip()
+def caption(suite: Suite, split: str) -> str:
+    """What a picture says of figures on a split of a suite."""
+    images = "-".join(map(str, sorted({len(task.splits[split]) for task in suite.tasks})))
+    return f"{suite.name}, {suite.file.checkpoint_family}; {images} images a task on {split}. {suite.file.note}".strip()
 
 
 def write(folder: Path | None, name: str, suite: Suite, values: Mapping[str, Any], picture: Picture) -> None:

@@ -57,7 +57,7 @@ def run(chosen: argparse.Namespace) -> int:
     title = f"{suite.name}, {name}: all classes of {len(suite.tasks)} tasks"
     print_joint(f"{title}, {chosen.split} (%)", found)
     rows = {model: joint.hits for model, joint in found.items()}
-    picture = picture_of_hits(title, rows, chosen.split, caption(suite))
+    picture = picture_of_hits(title, rows, chosen.split, caption(suite, chosen.split))
     values = {"model": name, "split": chosen.split, "joint": {model: asdict(joint) for model, joint in found.items()}}
     write(chosen.out, "joint", suite, values, picture)
     return 0
