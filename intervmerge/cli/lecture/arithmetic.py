@@ -47,8 +47,8 @@ def run(chosen: argparse.Namespace) -> int:
 def _add(chosen: argparse.Namespace, suite: Suite) -> int:
     from intervmerge.analysis.arithmetic.adding import SUBSETS, add
     from intervmerge.analysis.arithmetic.lines import Gauge
-    from intervmerge.views.curves.arithmetic import picture_of_sums
-    from intervmerge.views.terminal.arithmetic import print_sums
+    from intervmerge.analysis.shown.pictures import picture_of_sums
+    from intervmerge.analysis.shown.tables import print_sums
 
     count = len(suite.tasks)
     if count < 2:
@@ -67,8 +67,8 @@ def _add(chosen: argparse.Namespace, suite: Suite) -> int:
 def _negate(chosen: argparse.Namespace, suite: Suite) -> int:
     from intervmerge.analysis.arithmetic.lines import Gauge
     from intervmerge.analysis.arithmetic.negating import negate
-    from intervmerge.views.curves.arithmetic import picture_of_negations
-    from intervmerge.views.terminal.arithmetic import print_negations
+    from intervmerge.analysis.shown.pictures import picture_of_negations
+    from intervmerge.analysis.shown.tables import print_negations
 
     if not 0 <= chosen.kept <= 1:
         raise ConfigError("--kept", chosen.kept, "it is a share of the control accuracy", "0 to 1")
@@ -85,8 +85,8 @@ def _negate(chosen: argparse.Namespace, suite: Suite) -> int:
 def _analogy(chosen: argparse.Namespace, suite: Suite) -> int:
     from intervmerge.analysis.arithmetic.analogies import draw_analogy
     from intervmerge.analysis.arithmetic.lines import Gauge
-    from intervmerge.views.curves.arithmetic import picture_of_analogy
-    from intervmerge.views.terminal.arithmetic import print_analogy
+    from intervmerge.analysis.shown.pictures import picture_of_analogy
+    from intervmerge.analysis.shown.tables import print_analogy
 
     a, b, c, d = chosen.tasks
     found = draw_analogy(Gauge(suite, chosen.device), a, b, c, d, chosen.lambdas)

@@ -27,8 +27,8 @@ def run(chosen: argparse.Namespace) -> int:
     suite = opened(chosen)
     from intervmerge.analysis.arithmetic.lines import Gauge
     from intervmerge.analysis.arithmetic.scalings import over_scalings
-    from intervmerge.views.curves.arithmetic import picture_of_scalings
-    from intervmerge.views.terminal.arithmetic import print_scalings
+    from intervmerge.analysis.shown.pictures import picture_of_scalings
+    from intervmerge.analysis.shown.tables import print_scalings
 
     named = read_base(chosen.rule)
     settings: dict[str, Any] = {"rule": named} if isinstance(named, str) else dict(named)

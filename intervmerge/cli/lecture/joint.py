@@ -44,10 +44,10 @@ def run(chosen: argparse.Namespace) -> int:
         check_out(chosen.out)
     base, interventions, name = _of_rule(chosen) if chosen.study is None else _of_study(chosen)
     from intervmerge.analysis.joint.measuring import joint_of_base, joint_of_interventions
+    from intervmerge.analysis.shown.pictures import picture_of_hits
+    from intervmerge.analysis.shown.tables import print_joint
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.trial.bench import Bench
-    from intervmerge.views.curves.arithmetic import picture_of_hits
-    from intervmerge.views.terminal.joint import print_joint
 
     bench, suite = Bench(base, chosen.device, plan=NO_CACHES), base.suite
     found = joint_of_base(bench, chosen.split)
