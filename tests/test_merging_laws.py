@@ -102,6 +102,8 @@ ALONE = {
     "consensus_task_arithmetic": {"agreement": 1},
     "consensus_ties": {"density": 1.0, "agreement": 1},
     "cart": {"rank_share": 1.0},
+    "knots_ties": {"density": 1.0},
+    "knots_dare_ties": {"drop": 0.0},
 }
 """Settings with which a rule has nothing to leave out."""
 NOT_WHOLE = {"iso_c", "iso_cts", "pcb"}

@@ -82,7 +82,7 @@ def export(
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         temporary.mkdir(parents=True)  # refused here, before anything is merged
-        interventions = _measured(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
+        interventions = measured_bytes(study.folder, chosen) if isinstance(chosen, Record) else _stacked(study, chosen)
         base = study.base(record.base_of(chosen)[1])
         if isinstance(interventions, Interventions):
             interventions.save(temporary / INTERVENTIONS)
@@ -166,7 +166,7 @@ def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
         if number is None:
             continue
         if number not in taken:
-            _measured(study.folder, trials[number])
+            measured_bytes(study.folder, trials[number])
             taken[number] = Interventions.load(trial_folder(study.folder, number) / INTERVENTIONS)
         own = taken[number]
         row = [name for name, _ in own.rows].index(task)
@@ -175,7 +175,7 @@ def _stacked(study: ExportedStudy, mixture: Mixture) -> Interventions:
     return Interventions(rows, tensors)
 
 
-def _measured(folder: Path, trial: Record) -> bytes:
+def measured_bytes(folder: Path, trial: Record) -> bytes:
     """The bytes of a trial's interventions, the very ones that its figures are of."""
     path = trial_folder(folder, trial.number) / INTERVENTIONS
     if not path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from intervmerge.cli import merge, report, space, trial
+from intervmerge.cli import lecture, merge, report, space, trial
 from intervmerge.cli.models import export, finetune, predict
 from intervmerge.cli.program import Parser, ended
 from intervmerge.cli.results import reproduce
@@ -26,6 +26,7 @@ COMMANDS = {
     "finetune": finetune,
     "cluster": cluster,
     "reproduce": reproduce,
+    **lecture.COMMANDS,
 }
 """Sub-command to the module that has its HELP, `add_arguments` and `run`."""
 

@@ -37,15 +37,16 @@ def is_matrix(layer: str, dimensions: int, which: str) -> bool:
 
 def cut(layer: str, whole: Tensor, qkv: str) -> Sequence[Tensor]:
     """The matrices [..., out, in] of a layer: itself, or with `qkv="split"` its three where it holds q, k and v."""
-    matrix = whole.mT if _is_transposed(layer) else whole
+    matrix = whole.mT if is_transposed(layer) else whole
     return matrix.chunk(3, dim=-2) if qkv == "split" and layer.endswith("in_proj_weight") else (matrix,)
 
 
 def join(layer: str, matrices: Sequence[Tensor]) -> Tensor:
     """The layer as it is stored; undoes `cut`."""
     whole = torch.cat(list(matrices), dim=-2)
-    return whole.mT if _is_transposed(layer) else whole
+    return whole.mT if is_transposed(layer) else whole
 
 
-def _is_transposed(layer: str) -> bool:
+def is_transposed(layer: str) -> bool:
+    """Whether a matrix is stored as [in, out]."""
     return layer.rpartition(".")[2] == "proj"

@@ -17,6 +17,8 @@ from intervmerge.errors import lookup
 from intervmerge.merging import veneers
 from intervmerge.merging.entries import sparsifiers
 from intervmerge.merging.entries.kernel import ByEntry, MergeLayer
+from intervmerge.merging.lora.knots import Aligned
+from intervmerge.merging.lora.low_rank import LowRankVector, at_places, places
 from intervmerge.merging.matrices import regression, spectral
 from intervmerge.merging.matrices.kernel import ByMatrix
 from intervmerge.merging.settings import ONE_SCALING, SETTINGS, Setting, Settings, resolve
@@ -50,6 +52,7 @@ class Rule:
 
 TASK_ARITHMETIC, TIES, DARE = "arXiv:2212.04089", "arXiv:2306.01708", "arXiv:2311.03099"
 CONSENSUS, ISO, WUDI = "arXiv:2405.07813", "arXiv:2502.04959", "arXiv:2503.08099"
+KNOTS = "arXiv:2410.19735"
 TRIM = {"density": 0.2}
 DROP = {"drop": 0.5, "seed": 0}
 MASKS = {"mask_threshold": 0.4, "agreement": 2}
@@ -103,6 +106,12 @@ RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in (
          "least interference, by the gradient's flow from the sum on, in closed form"),
     Rule("wudi_ridge",                ByMatrix(regression.wudi_ridge),   {**MATRICES, "ridge": 0.1}, WUDI,
          "least interference with a pull towards the sum, in closed form"),
+    Rule("knots_ties",                Aligned(ByEntry(sparsifiers.trim, elect=True, reduce="disjoint_mean")),
+         {"scaling": 0.6, **TRIM, "matrices": "blocks"}, KNOTS,
+         "TIES (mean) in directions that the tasks share; made for LoRA"),
+    Rule("knots_dare_ties",           Aligned(ByEntry(sparsifiers.drop, elect=True, reduce="disjoint_mean")),
+         {"scaling": 0.7, "drop": 0.1, "seed": 0, "matrices": "blocks"}, KNOTS,
+         "DARE-TIES (mean) in directions that the tasks share; made for LoRA"),
 )})
 # fmt: on
 
@@ -117,6 +126,9 @@ def merge_states(
     of all tasks and what solves it, if the states are stored (memory-mapped, say), or are `TaskVector`s of stored
     states; of any other state that computes its layers it holds one layer more.
 
+    Where all are of low rank, only the rows that one of them moves are merged, q, k and v apart where adapters have
+    them apart: shares such as a density count these alone, and coefficients by layer are by moved part.
+
     Args:
         pretrained: fixes the order of the layers.
         task_vectors: task name -> task vector, in the order of the coefficients.
@@ -130,6 +142,20 @@ def merge_states(
     row = _row(rule)
     chosen = resolve_settings(row, settings)
     check_tasks(pretrained, task_vectors)
+    low_rank = {task: vector for task, vector in task_vectors.items() if isinstance(vector, LowRankVector)}
+    if low_rank.keys() < task_vectors.keys():
+        return _merged(pretrained, task_vectors, row, chosen)
+    where = places(low_rank)
+    moved = {task: at_places(vector, where) for task, vector in low_rank.items()}
+    parts = _merged({name: place.rows(pretrained) for name, place in where.items()}, moved, row, chosen)
+    whole = {layer: _place(layer, base).copy_(base) for layer, base in pretrained.items()}
+    for name, place in where.items():
+        place.rows(whole).copy_(parts.pop(name))
+    return whole
+
+
+def _merged(pretrained: State, task_vectors: Mapping[str, State], row: Rule, chosen: Settings) -> dict[str, Tensor]:
+    """`merge_states`, settings complete, over all layers of `pretrained`."""
     veneers.check_depth(pretrained, chosen)
     merged = {layer: _place(layer, base) for layer, base in pretrained.items()}
     at_end = veneers.scales_at_the_end(chosen)

@@ -55,7 +55,7 @@ def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> L
     Raises:
         CheckpointError: missing, truncated, a pickle, other layers, other shapes; on reading: not finite.
     """
-    stored = _open(path)
+    stored = opened(path)
     _check_header(path, stored, expected, exact)
 
     def read(name: str) -> Tensor:
@@ -75,7 +75,12 @@ def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:
     return read_state(path, {name: torch.Size(shape)}, exact=False)[name]
 
 
-def _open(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """A safetensors file, its header read.
+
+    Raises:
+        CheckpointError: missing, truncated, or a pickle.
+    """
     try:
         if not path.is_file():
             raise CheckpointError(path, "no such file", "weights must be there", "a safetensors file")

@@ -24,6 +24,7 @@ from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
 from intervmerge.suites.datasets.arrow import read_images
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import Split
+from intervmerge.suites.readers.pairs import read_task_vector
 from intervmerge.suites.suite_file import Normalization as Normalization
 from intervmerge.suites.suite_file import SuiteFile as SuiteFile
 from intervmerge.suites.suite_file import TaskFile as TaskFile
@@ -229,5 +230,5 @@ def _states(folder: Path, task: TaskFile, pretrained: State, expected: dict[str,
     if task.finetuned is not None:
         finetuned = read_state(folder / task.finetuned, expected, exact=True)
         return finetuned, LazyState(names, lambda name: finetuned[name] - pretrained[name])
-    vector = read_state(folder / str(task.task_vector), expected, exact=False)
+    vector = read_task_vector(folder / str(task.task_vector), expected)
     return LazyState(names, lambda name: pretrained[name] + vector[name]), vector

@@ -58,7 +58,7 @@ class TaskFile:
     finetuned: str | None = None
     """Weights of the fine-tuned model, fp32; or, instead,"""
     task_vector: str | None = None
-    """fine-tuned minus pre-trained, computed in fp32; may be stored in bf16."""
+    """fine-tuned minus pre-trained, computed in fp32; may be stored in bf16, or as the pairs of an adapter."""
     source: str = ""
     """Where the images come from."""
     licence: str = ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from intervmerge.errors import CheckpointError
 from intervmerge.merging import State
+from intervmerge.merging.lora.low_rank import LowRank
 from intervmerge.suites.encoder import Architecture, Encoder
 from intervmerge.suites.readers.containers.stored import Entry, Stored, listed
 
@@ -51,25 +52,6 @@ class Target:
     def shapes(self) -> Mapping[str, torch.Size]:
         """The shape of every layer, in the tower's order."""
         return {name: parameter.shape for name, parameter in self.layers.items()}
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """scaling · B A, which an adapter adds to some rows of a layer."""
-
-    layer: str
-    start: int
-    """The first of the rows."""
-    b: Tensor
-    """[rows, rank]"""
-    a: Tensor
-    """[rank, inputs]; of a convolution all inputs of a patch."""
-    scaling: float
-
-    @property
-    def delta(self) -> Tensor:
-        """What is added [rows, inputs]."""
-        return self.scaling * (self.b @ self.a)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from intervmerge.errors import CheckpointError
+from intervmerge.merging.lora.low_rank import LowRank, scaling_of
 from intervmerge.suites.readers import open_clip_names, transformers_names
-from intervmerge.suites.readers.canonical import FLOATS, LowRank, Read, Target, finite, leftovers, stored_as
+from intervmerge.suites.readers.canonical import FLOATS, Read, Target, finite, leftovers, stored_as
 from intervmerge.suites.readers.containers.stored import Entry, Stored, listed
 
 NAME = "peft_lora"
@@ -138,7 +139,7 @@ def _low_rank(
         got = f"A {list(a.shape)} and B {list(b.shape)}"
         return f"{listed([module])}: {got} for rank {expected}, {inputs} inputs and {outputs} outputs"
     alpha = float(_by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", rank)))
-    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    scaling = scaling_of(alpha, rank, rank_stabilised=bool(config.get("use_rslora")))
     left, right = finite(name_b, b, infinite).flatten(1), finite(name_a, a, infinite).flatten(1)
     left, right = (right.T.contiguous(), left.T.contiguous()) if transposed else (left, right)
     return [LowRank(layer, start, left, right, scaling)]

@@ -1,0 +1,1 @@
+"""How evaluations are shown: tables in a terminal, and pictures."""
