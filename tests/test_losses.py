@@ -12,7 +12,7 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.cli.trial import flags
-from intervmerge.engines.batches import Batch
+from intervmerge.engines.batches import Batch, sizes
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig
 from intervmerge.space.sampling import Sampling
@@ -97,7 +97,8 @@ def test_losses_train_differently(bench: Bench) -> None:
 def test_the_loss_of_blocks_is_the_sum_over_blocks_of_l1_by_hand(bench: Bench) -> None:
     suite = bench.base.suite
     placement = bench.place(TrialConfig(intervention=InterventionConfig(blocks="last_3", token="all")))
-    interventions, batch = bench.start(placement, 0), Batch("adapt", torch.tensor([[0, 1], [40, 41], [90, 91]]))
+    starts = torch.tensor([0, *sizes(suite, "adapt").values()][:-1]).cumsum(0)
+    interventions, batch = bench.start(placement, 0), Batch("adapt", starts[:, None] + torch.arange(2))
     interventions.requires_grad_(False)
 
     def outputs(encoder: Encoder, row: int) -> list[Tensor]:
@@ -110,10 +111,7 @@ def test_the_loss_of_blocks_is_the_sum_over_blocks_of_l1_by_hand(bench: Bench) -
     for row, task in enumerate(suite.tasks):
         teacher = outputs(suite.encoder(task.finetuned, "teacher"), row)
         student = outputs(suite.encoder(bench.base.state, "merged"), row)  # interventions start as the identity
-        pairs = [
-            (s.flatten(1, -2).mean(1), t.flatten(1, -2).mean(1))
-            for s, t in zip(student[2:-1], teacher[2:-1], strict=True)
-        ]
+        pairs = [(s.mean(1), t.mean(1)) for s, t in zip(student[2:-1], teacher[2:-1], strict=True)]
         pairs.append((student[-1], teacher[-1]))
         expected[row] = sum((one - other).abs().mean() for one, other in pairs)
     lesson = bench.block_lesson
