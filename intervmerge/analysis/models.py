@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intervmerge.engines.exact import edit_of
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.encoder import Encoder, unedited
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
 
@@ -29,15 +29,10 @@ class Model:
         Each is [images, tokens, width], but the last is the class token alone [images, 1, width]. Blocks are computed
         as they are asked for.
         """
-        encoder, last = self.encoder, self.encoder.architecture.blocks - 1
-        edit = None if self.interventions is None else edit_of(self.interventions, (1, len(images)), [self.row])
-        tokens = encoder.embed(images)
-        for block in range(last + 1):
-            yield tokens
-            z = encoder.attend(block, tokens, class_only=block == last)
-            z = z if edit is None else edit(block, z)
-            tokens = encoder.finish(block, tokens[:, : z.shape[1]] + z)
-        yield tokens
+        edit = unedited
+        if self.interventions is not None:
+            edit = edit_of(self.interventions, (1, len(images)), [self.row])
+        return self.encoder.boundaries(self.encoder.embed(images), edit)
 
 
 def student(encoder: Encoder, interventions: Interventions | None, suite: Suite, task: Task) -> Model:

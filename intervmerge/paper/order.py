@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -15,7 +15,8 @@ from intervmerge.errors import ConfigError, lookup
 from intervmerge.files import write_whole
 from intervmerge.mlflow_uris import local_uri
 from intervmerge.settings import read_file
-from intervmerge.space.space import Base, Lines, Space
+from intervmerge.space.bases import Base, Fixed, searched
+from intervmerge.space.space import Lines, Space
 from intervmerge.suites.suite import Suite, load_suite
 
 MOST_SEEDS = 100
@@ -90,9 +91,24 @@ class Order:
         """The space of a grid."""
         return read_file(Space, self.space_file(grid))
 
-    def bases(self, grid: str) -> dict[str, Base]:
-        """The bases of a grid by rule."""
-        return {rule_of(base): base for base in self.space(grid).bases}
+    def bases(self, grid: str) -> dict[str, Fixed]:
+        """The bases of a grid by rule.
+
+        Raises:
+            ConfigError: one of them is searched.
+        """
+        return {rule_of(base): base for base in map(fixed, self.space(grid).bases)}
+
+
+def fixed(base: Base) -> Fixed:
+    """A base that leaves no choice.
+
+    Raises:
+        ConfigError: it leaves some.
+    """
+    if searched(base) is not None:
+        raise ConfigError("base", base, "a table has its bases one by one", "a rule and its settings, or a list")
+    return cast(Fixed, base)
 
 
 def rule_of(base: str | Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +21,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import Stopping
 from intervmerge.search.bases.searcher import BasesSearcher
 from intervmerge.search.bases.shelf import Shelf
-from intervmerge.search.finalists import repeat_finalists
+from intervmerge.search.final.on_test import Final
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.views import Views
@@ -32,17 +32,15 @@ from intervmerge.study.layout import trial_folder
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
-from intervmerge.watchdog.faults import fault_of, last_line
 from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
-from intervmerge.workers.preparing import best_caches, compared, fill_caches, gathered, lessons, teachers
+from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
 from intervmerge.workers.queueing import EachItsOwn
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
-from intervmerge.workers.tasks import bare, measure
 from intervmerge.workers.worker import Worker
 
 
@@ -224,36 +222,11 @@ class Driver:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
+            here = self._plan.address is None
+            final = Final(self._study, crew, self._watch, self._left, self._shelf, here)
             if repeats:
-                for numbers in self._on_each_base(crew, [record.trial(number) for number, _ in record.unrepeated]):
-                    repeat_finalists(self._study, crew, self._watch, numbers, self._left)
-            untested = self._study.record.untested
-            for numbers in self._on_each_base(crew, [record.trial(number) for number in untested]):
-                self._test(crew, {number: untested[number] for number in numbers})
-            self._test_bases(crew)
-
-    def _on_each_base(self, crew: Crew, trials: Iterable[Record]) -> Iterator[list[int]]:
-        """The numbers of trials, base after base; the crew works on theirs meanwhile."""
-        groups: dict[str, list[Record]] = {}
-        for trial in trials:
-            groups.setdefault(trial.base_fingerprint, []).append(trial)
-        for fingerprint, group in groups.items():
-            if fingerprint and self._shelf is not None:
-                crew.move(self._shelf.ready(group[0].base))
-                fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
-            yield list(dict.fromkeys(trial.number for trial in group))
-
-    def _test_bases(self, crew: Crew) -> None:
-        """Measure on `test` the bases that the fronts show, without interventions."""
-        for base in self._study.record.untested_bases:
-            assert self._shelf is not None
-            crew.move(self._shelf.ready(base.values))
-            phase = f"base {base.label} on test"
-            found = gathered(
-                crew, bare, [("test", task) for task in self._suite.task_names], phase, self._watch.progress
-            )
-            scores = {task: score for own in found.values() for task, score in own.items()}
-            self._shelf.measured(base.fingerprint, "test", scores)
+                final.repeat()
+            final.measure()
 
     def _read_test(self, crew: Crew) -> None:
         crew.sit(self._roster.seat, self._tensors)
@@ -261,22 +234,3 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
         self._compare(crew, "test")
-
-    def _test(self, crew: Crew, untested: Mapping[int, Sequence[str]]) -> None:
-        """Measure on `test` what the fronts take and was not measured there: each pair of trial and task once, kept as
-        soon as it is there."""
-        record = self._study.record
-        luggage = {number: self._left.of(number) for number in untested}
-        pairs = [(number, "test", task, luggage[number]) for number, tasks in untested.items() for task in tasks]
-        phase = f"the fronts on test: {len(pairs)} pairs of trial and task"
-        self._watch.phase(phase)
-        self._watch.progress(phase, 0, len(pairs))
-        trials = {trial.number: trial for trial in record.trials}
-        for done, ((number, _, task, _), found) in enumerate(crew.each(measure, pairs), start=1):
-            if not isinstance(found, Exception):
-                self._study.journal.keep_test(trials[number].with_test(found))
-            elif fault_of(found).whose == "configuration":  # which it would be again, and the others are well
-                self._watch.phase(f"trial {number} on {task} failed, and is left out: {last_line(str(found))}")
-            else:
-                raise found
-            self._watch.progress(phase, done, len(pairs))

@@ -200,22 +200,24 @@ class Encoder(nn.Module):
             edit: called with each representation; None changes nothing.
             first: the block to begin with; past the last, only the projection is left.
         """
-        last, edit = self.architecture.blocks - 1, edit or unedited
-        for block in range(first, last + 1):
-            z = self.attend(block, tokens, class_only=block == last, edit=edit)
-            tokens = self.finish(block, tokens[:, : z.shape[1]] + z, edit)
+        edit = edit or unedited
+        for block in range(first, self.architecture.blocks):
+            tokens = self.step(block, tokens, edit)
         return self.project(tokens[:, 0], edit)
 
-    def boundaries(self, tokens: Tensor) -> Iterator[Tensor]:
+    def step(self, block: int, tokens: Tensor, edit: Edit = unedited) -> Tensor:
+        """One whole block; of the last, the class token alone, [images, 1, width], as nothing else is asked for."""
+        z = self.attend(block, tokens, class_only=block == self.architecture.blocks - 1, edit=edit)
+        return self.finish(block, tokens[:, : z.shape[1]] + z, edit)
+
+    def boundaries(self, tokens: Tensor, edit: Edit = unedited) -> Iterator[Tensor]:
         """From the tokens that enter block 0 [images, tokens, width], what enters each block, and what leaves the last.
 
         The last item is the class token alone [images, 1, width], as nothing else reaches the feature.
         """
-        last = self.architecture.blocks - 1
-        for block in range(last + 1):
+        for block in range(self.architecture.blocks):
             yield tokens
-            z = self.attend(block, tokens, class_only=block == last)
-            tokens = self.finish(block, tokens[:, : z.shape[1]] + z)
+            tokens = self.step(block, tokens, edit)
         yield tokens
 
     def features(self, images: Tensor) -> Tensor:

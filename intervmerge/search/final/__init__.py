@@ -1,0 +1,1 @@
+"""What is measured when all trials have ended: error bars, and the fronts on `test`."""
