@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intervmerge.engines.exact import edit_of
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import Encoder, unedited
+from intervmerge.suites.encoder import Edit, Encoder, unedited
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
 
@@ -29,7 +29,7 @@ class Model:
         Each is [images, tokens, width], but the last is the class token alone [images, 1, width]. Blocks are computed
         as they are asked for.
         """
-        edit = unedited
+        edit: Edit = unedited
         if self.interventions is not None:
             edit = edit_of(self.interventions, (1, len(images)), [self.row])
         return self.encoder.boundaries(self.encoder.embed(images), edit)
