@@ -355,6 +355,7 @@ def test_a_crew_does_every_call_once_in_processes_of_one_thread(crew: Crew) -> N
 @ray.remote(num_cpus=0)
 def homes(base: MergedBase) -> dict[tuple[str, str], tuple[str, str, str]]:
     """By task and split: the fingerprint of its images, and the rights and file of what they are mapped to here."""
+    assert all(len(split) for task in base.suite.tasks for split in task.splits.values())  # mapped once they are read
     lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     found = {}
     for task in base.suite.tasks:
