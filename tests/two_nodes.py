@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 from intervmerge.bases.merged import merge
 from intervmerge.search.run import run_search
-from intervmerge.session.object_store import compact, share
-from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.session.object_store import share
+from intervmerge.suites.suite import load_suite
 
 
 @ray.remote(num_cpus=0)
@@ -53,27 +52,6 @@ def place(address: int) -> str:
     return "nowhere"
 
 
-def received() -> int:
-    """Bytes that ever came into the second node's object store, whether from the head or made there; 0 where Ray lacks
-    what asks for it."""
-    if find_spec("grpc") is None:
-        return 0
-    from ray._private.internal_api import node_stats
-
-    second = next(node for node in ray.nodes() if node["Resources"].get("CPU") == 2)
-    found = node_stats(second["NodeManagerAddress"], second["NodeManagerPort"], False)
-    return int(found.store_stats.cumulative_created_bytes)
-
-
-def size(suite: Suite) -> int:
-    """Bytes of a suite's weights, as they are shared, and of its images; and of a merged base in fp32."""
-    states = [suite.pretrained, *(task.finetuned if file.finetuned else task.task_vector
-              for task, file in zip(suite.tasks, suite.file.tasks, strict=True))]  # fmt: skip
-    weights = sum(compact(tensor).nbytes for state in states for tensor in state.values())
-    images = sum(split.pixels.nbytes for task in suite.tasks for split in task.splits.values())
-    return weights + images + sum(4 * tensor.numel() for tensor in suite.pretrained.values())
-
-
 def main(suite: str, space: str, out: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=2)
@@ -85,14 +63,9 @@ def main(suite: str, space: str, out: str) -> None:
             there = On(node["NodeID"], soft=False)
             lookers = [Looker.options(scheduling_strategy=there).remote() for _ in range(2)]
             found[node["NodeID"]] = ray.get([looker.look.remote(shared) for looker in lookers])
-        del shared
-        before = received()
-        study = run_search(space, suite=suite, out=out, workers=3, address=cluster.address)
+        study = run_search(space, suite=suite, out=out, workers=3)
         states = [trial.state for trial in study.record.trials]
-        moved, whole = received() - before, size(load_suite(suite))
-        print(
-            json.dumps({"places": found, "states": states, "front": len(study.front), "moved": moved, "whole": whole})
-        )
+        print(json.dumps({"places": found, "states": states, "front": len(study.front)}))
     finally:
         ray.shutdown()
         cluster.shutdown()
