@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intervmerge.engines.exact import edit_of
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.encoder import Edit, Encoder, unedited
 from intervmerge.suites.suite import CHUNK, Suite, Task
 
 
@@ -29,15 +29,23 @@ class Model:
         Each is [images, tokens, width], but the last is the class token alone [images, 1, width]. Blocks are computed
         as they are asked for.
         """
-        encoder, last = self.encoder, self.encoder.architecture.blocks - 1
-        edit = None if self.interventions is None else edit_of(self.interventions, (1, len(images)), [self.row])
+        encoder, last, edit = self.encoder, self.encoder.architecture.blocks - 1, self._edit(images)
         tokens = encoder.embed(images)
         for block in range(last + 1):
             yield tokens
-            z = encoder.attend(block, tokens, class_only=block == last)
-            z = z if edit is None else edit(block, z)
-            tokens = encoder.finish(block, tokens[:, : z.shape[1]] + z)
+            z = encoder.attend(block, tokens, class_only=block == last, edit=edit)
+            tokens = encoder.finish(block, tokens[:, : z.shape[1]] + z, edit)
         yield tokens
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """What leaves the last block [images, 1, width] to un-normalised features [images, features]."""
+        return self.encoder.project(tokens[:, 0], self._edit(tokens))
+
+    def _edit(self, images: Tensor) -> Edit:
+        """The edit of so many images."""
+        if self.interventions is None:
+            return unedited
+        return edit_of(self.interventions, (1, len(images)), [self.row])
 
 
 def student(encoder: Encoder, interventions: Interventions | None, suite: Suite, task: Task) -> Model:
