@@ -29,10 +29,17 @@ class Model:
         Each is [images, tokens, width], but the last is the class token alone [images, 1, width]. Blocks are computed
         as they are asked for.
         """
-        edit: Edit = unedited
-        if self.interventions is not None:
-            edit = edit_of(self.interventions, (1, len(images)), [self.row])
-        return self.encoder.boundaries(self.encoder.embed(images), edit)
+        return self.encoder.boundaries(self.encoder.embed(images), self._edit(images))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """What leaves the last block [images, 1, width] to un-normalised features [images, features]."""
+        return self.encoder.project(tokens[:, 0], self._edit(tokens))
+
+    def _edit(self, images: Tensor) -> Edit:
+        """The edit of so many images."""
+        if self.interventions is None:
+            return unedited
+        return edit_of(self.interventions, (1, len(images)), [self.row])
 
 
 def student(encoder: Encoder, interventions: Interventions | None, suite: Suite, task: Task) -> Model:

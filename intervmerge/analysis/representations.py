@@ -29,8 +29,7 @@ def bias_by_block(suite: Suite, student: Model, teacher: Model, pixels: Tensor) 
             own = theirs = images
             for boundary, (own, theirs) in enumerate(pairs):
                 total[boundary] += _apart(own[:, 0], theirs[:, 0]) * len(images)
-            features = student.encoder.project(own[:, 0]), teacher.encoder.project(theirs[:, 0])
-            total[-1] += _apart(*features) * len(images)
+            total[-1] += _apart(student.project(own), teacher.project(theirs)) * len(images)
     return total / len(pixels)
 
 
@@ -44,7 +43,7 @@ def features_of(suite: Suite, model: Model, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         for images in chunks(suite, pixels, model.encoder.tower.proj.device):
             *_, tokens = model.boundaries(images)
-            parts.append(model.encoder.project(tokens[:, 0]).cpu())
+            parts.append(model.project(tokens).cpu())
     return torch.cat(parts)
 
 

@@ -31,7 +31,7 @@ def stitched_features(student: Model, teacher: Model, images: Tensor, cuts: Sequ
         if boundary == 0:
             found.append(teacher.encoder.features(images))
         elif boundary == blocks:
-            found.append(student.encoder.project(tokens[:, 0]))
+            found.append(student.project(tokens))
         else:
             found.append(teacher.encoder.run(tokens, first=boundary))
     return torch.stack(found)
