@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from intervmerge.errors import ConfigError, nearest
+from intervmerge.merging.lora.low_rank import LowRank
 from intervmerge.seeding import generator
 from intervmerge.settings import settings
 from intervmerge.suites.encoder import Encoder
-from intervmerge.suites.readers.canonical import LowRank
 from intervmerge.training.methods.student import Student, Surroundings, Whole
 
 PARTS: Mapping[str, tuple[str, int]] = MappingProxyType(
