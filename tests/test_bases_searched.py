@@ -389,7 +389,7 @@ def test_a_sweep_hands_over_the_best_and_those_that_keep_most_of_the_tasks_one_a
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One session of Ray for all searches of this process; they use it as it is."""
-    with ray_session(None, workers=2):
+    with ray_session(None, 2):
         yield
 
 

@@ -111,7 +111,8 @@ class Sampling:
     def _check_value(self, part: str, setting: str, value: Any) -> None:
         try:
             if part == "training":
-                read_settings(TrainingConfig, {"engine": self.space.training.engine, setting: value}, "")
+                beside = {"engine": self.space.training.engine} if setting == "loss" else {}  # it asks for an engine
+                read_settings(TrainingConfig, {**beside, setting: value}, "")
             else:
                 self.fit({setting: value})
         except ConfigError as error:

@@ -19,6 +19,10 @@ ENGINES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What computes the student's features in training; read-only."""
+MOST = 2**31 - 1
+"""Of a count: what every library takes."""
+LEAST_RATE, MOST_RATE = 2.0**-126, 2.0**127
+"""Of learning rates: what fp32 holds in full precision."""
 
 
 @settings
@@ -44,10 +48,11 @@ class TrainingConfig:
             rule = "the class stream carries no mean over tokens"
             raise ConfigError("training.engine", f"stream, for loss {self.loss}", rule, "auto, exact, or loss: l1")
         for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name}", getattr(self, name), "it is a count", "1 or more")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError("training.learning_rate", self.learning_rate, "it must be positive", "such as 0.01")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ConfigError(f"training.{name}", getattr(self, name), "it is a count", f"1 to {MOST:,}")
+        if not LEAST_RATE <= self.learning_rate <= MOST_RATE:
+            rule, allowed = "it is positive, in fp32 too", f"{LEAST_RATE:.1g} to {MOST_RATE:.1g}, such as 0.01"
+            raise ConfigError("training.learning_rate", self.learning_rate, rule, allowed)
         if list(self.rungs) != sorted({rung for rung in self.rungs if 0 < rung <= self.steps}):
             rule = f"rungs are steps up to the last, {self.steps}, in order"
             raise ConfigError("training.rungs", list(self.rungs), rule, "such as [25, 50, 100]")
