@@ -56,7 +56,7 @@ class Study:
     suite: Suite
     scaling: float = 0.3
 
-    def base(self) -> MergedBase:
+    def base(self, fingerprint: str = "") -> MergedBase:
         return merge(self.suite, "task_arithmetic", scaling=self.scaling)
 
 
