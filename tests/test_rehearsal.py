@@ -295,51 +295,59 @@ def stage(name: str) -> Iterator[None]:
 
 @dataclass
 class Memory:
-    """What a process and those that it starts hold, looked at over and over until they are gone; bytes."""
+    """What a search and the processes that it starts hold, at most; bytes."""
 
-    pid: int
     private: dict[str, int] = field(default_factory=dict)
-    """Most by process."""
-    all: int = 0
-    """Most of all together, each shared page counted once."""
+    """Of the driver and each process of Ray's workers: pages that no other process has."""
+    own: dict[str, int] = field(default_factory=dict)
+    """The same without pages that are as they are in a mapped file, which the system takes back when it needs them."""
+    together: int = 0
+    """Of all, each shared page counted once."""
 
-    def watch(self) -> None:
-        while psutil.pid_exists(self.pid):
+    def watch(self, driver: int) -> None:
+        """Look over and over, until the driver is gone."""
+        while family := _family(driver):
             total = 0
-            try:
-                family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
-            except psutil.Error:
-                return
             for process in family:
                 try:
-                    held, line = process.memory_full_info(), process.cmdline()
-                except psutil.Error:
+                    held, line = _held(process.pid), process.cmdline()
+                except (psutil.Error, OSError):  # it has just ended
                     continue
-                total += held.pss
-                ray = line and line[0].startswith("ray::")
-                if process.pid == self.pid or ray:
-                    name = "driver" if process.pid == self.pid else f"worker {process.pid}"
-                    self.private[name] = max(held.uss, self.private.get(name, 0))
-            self.all = max(self.all, total)
-            time.sleep(0.5)
+                total += held["Pss"]
+                name = "the driver" if process.pid == driver else f"worker {process.pid}"
+                if process.pid == driver or (line and line[0].startswith("ray::")):
+                    mapped = held["Private_Clean"]
+                    self.own[name] = max(held["Private_Dirty"], self.own.get(name, 0))
+                    self.private[name] = max(held["Private_Dirty"] + mapped, self.private.get(name, 0))
+            self.together = max(self.together, total)
+            time.sleep(1)
 
 
-def run(*line: object, code: int = 0) -> str:
-    """What a command says; its exit code is as expected."""
-    return watched(*line, code=code)[0]
+def _held(pid: int) -> dict[str, int]:
+    """Bytes by kind of page."""
+    rows = re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return {name: 1024 * int(count) for name, count in rows}
 
 
-def watched(*line: object, code: int = 0) -> tuple[str, Memory]:
-    name, *arguments = map(str, line)
-    command = [str(Path(sys.executable).with_name(name)), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        memory = Memory(process.pid)
-        thread = threading.Thread(target=memory.watch, daemon=True)
+def _family(pid: int) -> list[psutil.Process]:
+    """A process and its descendants; none once it has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [] if process.status() == psutil.STATUS_ZOMBIE else [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def run(name: str, *arguments: object, watch: Callable[[int], None] = lambda pid: None) -> str:
+    """What a command says that ends well; a thread may watch it."""
+    line = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        thread = threading.Thread(target=watch, args=[process.pid], daemon=True)
         thread.start()
         said, _ = process.communicate()
     thread.join()
-    assert process.returncode == code, f"{' '.join(command)}\n{said}"
-    return said, memory
+    assert process.returncode == 0, f"{' '.join(line)}\n{said}"
+    return said
 
 
 @pytest.mark.slow
@@ -378,15 +386,19 @@ def test_full_size_b_32_goes_from_downloads_to_a_prediction(tmp_path: Path) -> N
         space = tmp_path / "tiny.yaml"
         space.write_text(SPACE)
         line = ["--space", space, "--suite", suite, "--trials", 2, "--workers", 2, "--out", study, "--device", "cpu"]
-        said, memory = watched("intervmerge-search", *line)
+        memory = Memory()
+        said = run("intervmerge-search", *line, watch=memory.watch)
         print(said)
         found = load_study(study)
         assert len(found.front) > 0
         assert {trial.state for trial in found.record.trials} == {"complete"}
         assert len(found.record.trials) == 2
     for name, held in memory.private.items():
-        print(f"private memory of {name}: {held / MIB:,.0f} MiB at most")
-    print(f"all processes: {memory.all / MIB:,.0f} MiB at most, each shared page counted once")
+        own = memory.own[name]
+        print(
+            f"{name}: {held / MIB:,.0f} MiB private at most; {own / MIB:,.0f} MiB without clean pages of mapped files"
+        )
+    print(f"all processes: {memory.together / MIB:,.0f} MiB at most, each shared page counted once")
     with stage("export"):
         said = run("intervmerge", "export", study, "--out", bundle)
         assert "extra parameters" in said
