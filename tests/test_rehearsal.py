@@ -24,7 +24,6 @@ from pathlib import Path
 import layouts
 import numpy as np
 import open_clip
-import psutil
 import pytest
 import torch
 from checkpoint_forms import (
@@ -39,6 +38,7 @@ from checkpoint_forms import (
     prefixed,
     sharded,
 )
+from faults import descendants
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -309,36 +309,38 @@ class Memory:
 
     def watch(self, driver: int) -> None:
         """Look over and over, until the driver is gone."""
-        while family := _family(driver):
-            total = 0
-            for process in family:
-                try:
-                    held, line = _held(process.pid), process.cmdline()
-                except (psutil.Error, OSError):  # it has just ended
-                    continue
-                total += held["Pss"]
-                name = "the driver" if process.pid == driver else f"worker {process.pid}"
-                if process.pid == driver or (line and line[0].startswith("ray::")):
-                    mapped = held["Private_Clean"]
-                    self.own[name] = max(held["Private_Dirty"], self.own.get(name, 0))
-                    self.private[name] = max(held["Private_Dirty"] + mapped, self.private.get(name, 0))
+        while own := _pages(driver):
+            total = own["Pss"]
+            self._most("the driver", own)
+            for pid in descendants(driver):
+                found = _pages(pid)
+                total += found.get("Pss", 0)
+                if found and _title(pid).startswith("ray::"):
+                    self._most(f"worker {pid}", found)
             self.together = max(self.together, total)
             time.sleep(1)
 
+    def _most(self, name: str, pages: Mapping[str, int]) -> None:
+        own, clean = pages["Private_Dirty"], pages["Private_Clean"]
+        self.own[name] = max(own, self.own.get(name, 0))
+        self.private[name] = max(own + clean, self.private.get(name, 0))
 
-def _held(pid: int) -> dict[str, int]:
-    """Bytes by kind of page."""
-    rows = re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
-    return {name: 1024 * int(count) for name, count in rows}
 
-
-def _family(pid: int) -> list[psutil.Process]:
-    """A process and its descendants; none once it has ended."""
+def _title(pid: int) -> str:
+    """How a process calls itself; nothing once it has ended."""
     try:
-        process = psutil.Process(pid)
-        return [] if process.status() == psutil.STATUS_ZOMBIE else [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _pages(pid: int) -> dict[str, int]:
+    """Bytes of a process by kind of page; nothing once it has ended."""
+    try:
+        rows = re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    except OSError:
+        return {}
+    return {name: 1024 * int(count) for name, count in rows}
 
 
 def run(name: str, *arguments: object, watch: Callable[[int], None] = lambda pid: None) -> str:
