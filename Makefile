@@ -1,5 +1,6 @@
 # make test      install into .venv if missing, lint, types, and all tests that are quick: at most 8 minutes on two cores
 # make slow      the other tests; CI runs both
+# make rehearsal  the slow test of full-size ViT-B/32, from downloads to a prediction, with seconds and memory shown
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
 # make results  the paper's tables and figures on mini8, and RESULTS.md; at most 90 minutes, the same command goes on
 # make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
@@ -9,7 +10,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE :=
 BIN := .venv/bin
 
-.PHONY: test slow search results lint types bench faults clean
+.PHONY: test slow rehearsal search results lint types bench faults clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +30,9 @@ test: lint types
 
 slow: .venv/installed
 	$(BIN)/pytest -m slow --durations=15
+
+rehearsal: .venv/installed
+	$(BIN)/pytest -m slow -s tests/test_rehearsal.py
 
 search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -17,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import layouts
 import numpy as np
 import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from layouts import Parts
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets as tv
@@ -115,52 +116,25 @@ def test_preprocessing_needs_no_open_clip() -> None:
 TRAIN, TEST = 6, 3
 """Images a class."""
 COUNTS = {"train": TRAIN, "val": TEST, "test": TEST}
+LABELLED = range(len(CLASSES))
+NAMES = [f"class_{of}" for of in CLASSES]
+
+
+def pictures(*parts: str, shape: tuple[int, int] = (30, 40)) -> Parts:
+    """Six images a class of what is to train, three of the others."""
+    counts = {part: TRAIN if part.lower().startswith("train") else TEST for part in parts}
+    return {
+        part: [(picture(label, 100 * at + n, shape=shape), label) for n in range(counts[part]) for label in LABELLED]
+        for at, part in enumerate(parts)
+    }
 
 
 def image_folders(folder: Path, *parts: str, name: Callable[[str], str] = str) -> None:
-    for at, part in enumerate(parts):
-        for label, of in enumerate(CLASSES):
-            for number in range(TRAIN if part.lower().startswith("train") else TEST):
-                put(folder / part / name(of) / f"{number}.png", label, 100 * at + number)
+    layouts.image_folders(folder, [name(of) for of in CLASSES], pictures(*parts))
 
 
-def listed(folder: Path, lists: dict[str, str], images: str, line: str) -> None:
-    for at, (part, path) in enumerate(lists.items()):
-        lines = []
-        for label in range(len(CLASSES)):
-            for number in range(COUNTS[part]):
-                lines.append(line.format(of=f"class_{label}", number=100 * at + number))
-                inner = lines[-1] if "/" in lines[-1] else f"class_{label}/{lines[-1]}"
-                put(folder / images / inner.lstrip("/"), label, 100 * at + number, "JPEG")
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text("\n".join(lines) + "\n")
-
-
-def dtd(folder: Path) -> None:
-    lists = {part: f"dtd/dtd/labels/{part}1.txt" for part in COUNTS}
-    listed(folder, lists, "dtd/dtd/images", "{of}/{of}_{number}.jpg")
-
-
-def resisc45(folder: Path) -> None:
-    listed(folder, {part: f"resisc45-{part}.txt" for part in COUNTS}, "NWPU-RESISC45", "{of}_{number}.jpg")
-
-
-def sun397(folder: Path, lists: str = "") -> None:
-    names = {"train": f"{lists}Training_01.txt", "test": f"{lists}Testing_01.txt"}
-    listed(folder, names, ".", "/c/{of}/sun_{number}.jpg")
-
-
-def gtsrb(folder: Path) -> None:
-    root = folder / "gtsrb"
-    rows = []
-    for label in range(len(CLASSES)):
-        for number in range(TRAIN):
-            put(root / f"GTSRB/Training/{label:05d}/{number}.ppm", label, number, "PPM")
-        for number in range(TEST):
-            put(root / f"GTSRB/Final_Test/Images/{number}{label}.ppm", label, 100 + number, "PPM")
-            rows.append([f"{number}{label}.ppm", str(label)])
-    with (root / "GT-final_test.csv").open("w", newline="") as file:
-        csv.writer(file, delimiter=";").writerows([["Filename", "ClassId"], *sorted(rows)])
+def svhn(folder: Path) -> None:
+    layouts.svhn(folder, pictures("train", "test", shape=(32, 32)))
 
 
 def squares(part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,37 +142,6 @@ def squares(part: str) -> tuple[np.ndarray, np.ndarray]:
     labels = np.tile(np.arange(len(CLASSES)), COUNTS[part])
     numbers = enumerate(labels.tolist(), start=100 * (part == "test"))
     return np.stack([np.asarray(picture(label, n, shape=(32, 32))) for n, label in numbers]), labels
-
-
-def svhn(folder: Path) -> None:
-    for part in ("train", "test"):
-        pixels, labels = squares(part)
-        content = {"X": pixels.transpose(1, 2, 3, 0), "y": np.where(labels == 0, 10, labels)[:, None]}
-        savemat(folder / f"{part}_32x32.mat", content, do_compression=True)
-
-
-def mnist(folder: Path, opened: Callable[[Path], Any] = lambda path: path.open("wb"), end: str = "") -> None:
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, start in (("train", "train"), ("test", "t10k")):
-        pixels, labels = squares(part)
-        for name, values in (("images-idx3", pixels[..., 0]), ("labels-idx1", labels.astype(np.uint8))):
-            with opened(raw / f"{start}-{name}-ubyte{end}") as file:
-                file.write(bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.tobytes())
-
-
-def cars(folder: Path) -> None:
-    root = folder / "stanford_cars"
-    (root / "devkit").mkdir(parents=True)
-    savemat(root / "devkit/cars_meta.mat", {"class_names": np.array([f"Car {n}" for n in CLASSES], object)})
-    annotations = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
-    for part, path in annotations.items():
-        rows = []
-        for number, label in enumerate(squares(part)[1].tolist(), start=100 * (part == "test")):
-            put(root / f"cars_{part}/{number:05d}.jpg", label, number, "JPEG")
-            rows.append((f"{number:05d}.jpg", label + 1))
-        kinds = [("fname", object), ("class", object)]
-        savemat(root / path, {"annotations": np.array([rows], dtype=kinds)})
 
 
 def shard(path: Path, label_of: Callable[[int], Any], image_of: Callable[[bytes], Any], **options: Any) -> None:
@@ -254,7 +197,7 @@ def webdataset(folder: Path) -> None:
 
 
 def zip_mnist(folder: Path) -> None:
-    mnist(folder, lambda path: gzip.GzipFile(path, "wb"), ".gz")
+    layouts.mnist(folder, pictures("train", "test"), lambda path: gzip.GzipFile(path, "wb"), ".gz")
 
 
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
@@ -265,19 +208,31 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
         "image folders",
         tuple(f"c/{of}/in" for of in CLASSES),
     ),
-    "DTD": (dtd, "DTD, partition 1", ("class_0", "class_1", "class_2")),
-    "RESISC45": (resisc45, "RESISC45", ("class_0", "class_1", "class_2")),
-    "SUN397": (sun397, "SUN397, partition 1", ("c/class_0", "c/class_1", "c/class_2")),
+    "DTD": (lambda f: layouts.dtd(f, NAMES, pictures(*COUNTS)), "DTD, partition 1", ("class_0", "class_1", "class_2")),
+    "RESISC45": (
+        lambda f: layouts.resisc45(f, NAMES, pictures(*COUNTS)),
+        "RESISC45",
+        ("class_0", "class_1", "class_2"),
+    ),
+    "SUN397": (
+        lambda f: layouts.sun397(f, NAMES, pictures("train", "test")),
+        "SUN397, partition 1",
+        ("c/class_0", "c/class_1", "c/class_2"),
+    ),
     "SUN397 apart": (
-        lambda f: sun397(f, "Partitions/"),
+        lambda f: layouts.sun397(f, NAMES, pictures("train", "test"), "Partitions/"),
         "SUN397, partition 1 (lists apart)",
         ("c/class_0", "c/class_1", "c/class_2"),
     ),
-    "GTSRB": (gtsrb, "GTSRB", ("00000", "00001", "00002")),
+    "GTSRB": (lambda f: layouts.gtsrb(f, pictures("train", "test")), "GTSRB", ("00000", "00001", "00002")),
     "SVHN": (svhn, "SVHN", tuple(map(str, range(10)))),
-    "MNIST": (mnist, "IDX (MNIST)", tuple(map(str, range(10)))),
+    "MNIST": (lambda f: layouts.mnist(f, pictures("train", "test")), "IDX (MNIST)", tuple(map(str, range(10)))),
     "MNIST.gz": (zip_mnist, "IDX (MNIST)", tuple(map(str, range(10)))),
-    "Cars": (cars, "Stanford Cars", ("Car 0", "Car 1", "Car 2")),
+    "Cars": (
+        lambda f: layouts.cars(f, [f"Car {n}" for n in CLASSES], pictures("train", "test")),
+        "Stanford Cars",
+        ("Car 0", "Car 1", "Car 2"),
+    ),
     "hub": (hub, "Hugging Face parquet", ("zero", "one", "two")),
     "hub, jpg and cls": (hub_jpg_cls, "Hugging Face parquet", CLASSES),
     "hub, texts": (hub_texts, "Hugging Face parquet", ("class a", "class b", "class c")),

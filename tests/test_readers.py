@@ -12,12 +12,22 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import hostile
 import pytest
 import torch
+from checkpoint_forms import (
+    SMALL,
+    ImageEncoder,
+    Openai,
+    State,
+    adapter,
+    aged,
+    hugging_face,
+    prefixed,
+    sharded,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,9 +37,7 @@ from intervmerge.suites.readers.canonical import Read, Target
 from intervmerge.suites.readers.containers.opening import CONTAINERS, open_stored
 from intervmerge.suites.readers.table import READERS, read_checkpoint
 
-SMALL = Architecture(image_size=32, patch_size=8, width=48, blocks=3, heads=3, features=20, activation="quick_gelu")
 TEXT = {"context_length": 8, "vocab_size": 30, "width": 16, "heads": 2, "layers": 1}
-State = dict[str, Tensor]
 
 
 def images(architecture: Architecture = SMALL) -> Tensor:
@@ -77,22 +85,7 @@ def tuned(tower: State) -> State:
     return {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in tower.items()}
 
 
-def prefixed(state: State, prefix: str) -> State:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
-
-
 # ---------------------------------------------------------------------------------------------- open_clip's names
-
-
-def sharded(state: State, path: Path) -> Path:
-    folder = path.with_suffix("")
-    folder.mkdir()
-    index: dict[str, str] = {}
-    for number, names in enumerate((list(state)[::2], list(state)[1::2])):
-        save_file({name: state[name] for name in names}, folder / f"part-{number}.safetensors")
-        index |= dict.fromkeys(names, f"part-{number}.safetensors")
-    (folder / "weights.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    return folder
 
 
 def saved(save: Callable[[State, Path], Any]) -> Callable[[State, Path], Path]:
@@ -176,54 +169,10 @@ def test_a_state_dict_reads_as_weights_only_reads_it(tower: State, tmp_path: Pat
 
 # ------------------------------------------------------------------------------------- modules whose classes are gone
 
-OLD_NAMES = {"VisionTransformer": "VisualTransformer"}
-
 
 @pytest.fixture
 def old_classes(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
-    """From a module to the same with the classes of open_clip 2.0.2 and of the task_vectors repository, for now."""
-    import open_clip.model
-
-    src, modeling = ModuleType("src"), ModuleType("src.modeling")
-    monkeypatch.setitem(sys.modules, "src", src)
-    monkeypatch.setitem(sys.modules, "src.modeling", modeling)
-
-    def renamed(cls: type, room: ModuleType) -> type:
-        name = OLD_NAMES.get(cls.__name__, cls.__name__)
-        made = type(name, (cls,), {"__module__": room.__name__})
-        monkeypatch.setattr(room, name, made, raising=False)
-        return made
-
-    def age(module: nn.Module) -> nn.Module:
-        made: dict[type, type] = {}
-        for part in module.modules():
-            cls = type(part)
-            if cls.__module__.startswith("open_clip."):
-                part.__class__ = made[cls] = made.get(cls) or renamed(cls, open_clip.model)
-            elif cls.__module__ == __name__:
-                part.__class__ = made[cls] = made.get(cls) or renamed(cls, modeling)
-        return module
-
-    return age
-
-
-class ImageEncoder(nn.Module):
-    """As in task_vectors: the whole CLIP model in it, without the text transformer, and its preprocessing."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        from torchvision.transforms import CenterCrop, Compose, Normalize
-
-        self.model = model
-        delattr(model, "transformer")
-        self.train_preprocess = Compose([CenterCrop(32), Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
-        self.cache_dir = "/nowhere"
-
-
-class ClassificationHead(nn.Linear):
-    """As in task_vectors."""
-
-    normalize = True
+    return lambda module: aged(module, monkeypatch)
 
 
 def legacy_module(module: nn.Module, path: Path) -> None:
@@ -259,19 +208,6 @@ def test_a_pickled_module_reads_though_its_classes_are_gone(
     assert "src.modeling" not in sys.modules
 
 
-class Openai(nn.Module):
-    """As OpenAI's archives: the visual tower of a scripted model, in half precision."""
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
-        self.logit_scale = nn.Parameter(torch.ones([]))
-        self.register_buffer("input_resolution", torch.tensor(32))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.visual(pixels)
-
-
 def test_a_torchscript_archive_gives_its_tensors(model: nn.Module, tower: State, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript says that it is old; so are the archives
@@ -285,35 +221,6 @@ def test_a_torchscript_archive_gives_its_tensors(model: nn.Module, tower: State,
 
 
 # ------------------------------------------------------------------------------------------------ transformers' names
-
-
-def hugging_face(kind: str, architecture: Architecture = SMALL, seed: int = 7) -> Any:
-    transformers = pytest.importorskip("transformers", reason="the source implementation of this format")
-    torch.manual_seed(seed)
-    vision = {
-        "hidden_size": architecture.width,
-        "intermediate_size": 4 * architecture.width,
-        "num_hidden_layers": architecture.blocks,
-        "num_attention_heads": architecture.heads,
-        "image_size": architecture.image_size,
-        "patch_size": architecture.patch_size,
-        "hidden_act": "quick_gelu",
-        "projection_dim": architecture.features,
-    }
-    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    if kind == "CLIPModel":
-        config = transformers.CLIPConfig(
-            text_config={**text, "vocab_size": 30, "projection_dim": architecture.features},
-            vision_config=vision,
-            projection_dim=architecture.features,
-        )
-    else:
-        config = transformers.CLIPVisionConfig(**vision)
-    model = getattr(transformers, kind)(config)
-    for name, parameter in model.named_parameters():  # large enough that attention is far from uniform
-        if "logit" not in name:
-            nn.init.normal_(parameter, 1.0 if re.search(r"norm\d?\.weight", name) else 0.0, 0.2)
-    return model.eval()
 
 
 def its_features(kind: str, model: Any, base: State, pixels: Tensor) -> Tensor:
@@ -429,20 +336,6 @@ LORA: dict[str, dict[str, Any]] = {
     "some layers": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "layers_to_transform": [1]},
     "the projection": {"r": 4, "lora_alpha": 8, "target_modules": ["visual_projection", "k_proj"]},
 }
-
-
-def adapter(config: dict[str, Any], model: Any, folder: Path) -> Any:
-    """A model with an adapter as PEFT saves it; returns PEFT's own merged model."""
-    peft = pytest.importorskip("peft", reason="the source implementation of this format")
-    torch.manual_seed(11)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # each of the two libraries is old to the other
-        tuned = peft.get_peft_model(model, peft.LoraConfig(**config))
-    for name, parameter in tuned.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter, 0.0, 0.1)
-    tuned.save_pretrained(folder)
-    return tuned.merge_and_unload().eval()
 
 
 @pytest.mark.parametrize("row", LORA)
