@@ -26,7 +26,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest -m "not slow" --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15  # a process a core
 
 slow: .venv/installed
 	$(BIN)/pytest -m slow --durations=15

@@ -486,6 +486,7 @@ def test_other_bases_in_the_folder_of_a_study_are_refused(
     assert "a study keeps its space and base" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_search_of_bases_takes_over_what_a_study_of_one_base_trained(
     ray_here: None, odd_folder: Path, tmp_path: Path
 ) -> None:

@@ -490,6 +490,7 @@ def test_a_repeat_that_memory_is_too_short_for_is_tried_once_more_with_a_quarter
             train_again(bench, Seat(str(tmp_path)), finalist, 1, Luggage())
 
 
+@pytest.mark.slow
 def test_more_seeds_train_only_what_is_missing_and_one_that_fails_does_so_alone_and_is_tried_again(
     studied: Path, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

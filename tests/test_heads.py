@@ -13,9 +13,10 @@ import open_clip
 import pytest
 import torch
 import yaml
+from checkpoint_forms import ClassificationHead, prefixed
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_readers import ClassificationHead, open_clip_model, prefixed
+from test_readers import open_clip_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -181,7 +182,7 @@ def pickled_head(weight: Tensor, path: Path) -> None:
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.zero_()
-    path.write_bytes(pickle.dumps(head).replace(b"test_readers", b"src.modeling"))
+    path.write_bytes(pickle.dumps(head, protocol=2).replace(b"checkpoint_forms", b"src.modeling"))
 
 
 HEADS: dict[str, Callable[[Tensor, Path], Any]] = {

@@ -157,6 +157,7 @@ search: {trials: 4, priors: none}
 
 
 @pytest.mark.filterwarnings("default")  # of Ray, MLflow and Optuna
+@pytest.mark.slow
 def test_a_search_whose_trials_diverge_ends_well_and_its_front_holds_none_of_them(
     common: Suite, tmp_path: Path
 ) -> None:

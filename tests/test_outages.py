@@ -146,6 +146,7 @@ def silent(port: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_holds_no_search_up_and_once_it_does_the_runs_are_complete(
     ray_here: None, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,9 @@ def test_every_configuration_of_the_space_is_there_once_for_every_seed_and_rung(
     found: dict[tuple[int, int], list[str]] = {}
     for row in rows:
         blocks = [int(block) for block in row["blocks"].split()]
-        text = text_of({**{name: row[name] for name in names}, "blocks": blocks, "start": "identity"})
+        text = text_of(
+            {**{name: row[name] for name in names}, "blocks": blocks, "start": "identity", "site": "attention"}
+        )
         assert row["extra_params"] == wanted[text]
         found.setdefault((row["seed"], row["steps"]), []).append(text)
     assert set(found) == {(seed, steps) for seed in SEEDS for steps in RUNGS}

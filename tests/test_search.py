@@ -466,6 +466,7 @@ def test_a_space_smaller_than_the_trials_ends_the_study_and_says_so(
     assert "every different configuration of this space is in the study" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_over_the_budget_is_told_and_never_trained(ray_here: None, odd_folder: Path, tmp_path: Path) -> None:
     text = SPACE.replace("[all, mask]", "[all, every_2]").replace("trials: 5", "trials: 3")
     space = write(tmp_path / "s.yaml", text)
@@ -477,6 +478,7 @@ def test_what_is_over_the_budget_is_told_and_never_trained(ray_here: None, odd_f
     assert not any((tmp_path / "study" / "trials" / str(trial.number)).exists() for trial in over)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_writes_a_front_and_the_same_command_goes_on(
     odd_folder: Path, tmp_path: Path
 ) -> None:
@@ -528,6 +530,7 @@ def test_a_study_of_mini8_from_its_shipped_space(ray_here: None, tmp_path: Path)
     assert study.record.individual_params == 7 * sum(t.numel() for t in study.base().state.values())
 
 
+@pytest.mark.slow
 def test_two_nodes_hold_one_copy_each_of_what_trials_share_and_search_together(
     odd_folder: Path, tmp_path: Path
 ) -> None:

@@ -604,6 +604,7 @@ def command(space: Path, suite: Path, out: Path, *more: str) -> list[str]:
     return ["--space", str(space), "--suite", str(suite), "--out", str(out), "--workers", "2", *more]
 
 
+@pytest.mark.slow
 def test_a_search_starts_from_another_trains_only_what_is_new_and_ends_when_the_front_grows_no_more(
     ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -624,6 +625,7 @@ def test_a_search_starts_from_another_trains_only_what_is_new_and_ends_when_the_
     assert load_study(tmp_path / "second").record.trials == record.trials
 
 
+@pytest.mark.slow
 def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_first_error(
     ray_here: None, odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -640,6 +642,7 @@ def test_a_search_whose_first_trials_all_fail_ends_with_exit_code_one_and_the_fi
     assert FAILURES <= len(states) <= FAILURES + 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
     ray_here: None, odd_folder: Path, tmp_path: Path
 ) -> None:

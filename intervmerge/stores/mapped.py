@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intervmerge.files import hold, locked, write_whole
+from intervmerge.files import held_by_another, hold, locked, write_whole
 from intervmerge.stores.store import Fill, Layout
 
 FORMAT = 2
@@ -104,6 +104,8 @@ class MappedStore:
         fresh = self._place(key, FILLING)
         with locked(self.folder / LOCK):  # one process at a time sweeps, counts and takes room
             alive = self._sweep()
+            if self._open(key, layout) is not None:  # another process ended filling it just now
+                return None
             if fresh not in alive:
                 remove(self._place(key))  # not whole, or it would have been opened
                 self._make_room(layout, alive)
@@ -163,7 +165,7 @@ class MappedStore:
         """Remove what processes that died have left, and formats of before; the folders that are being filled."""
         alive = set()
         for place in self.folder.iterdir():
-            if place.suffix == FILLING and _is_held(place / LOCK):
+            if place.suffix == FILLING and held_by_another(place / LOCK):
                 alive.add(place)
             elif place.is_dir() and not (place / MANIFEST).is_file():
                 shutil.rmtree(place, ignore_errors=True)
@@ -204,17 +206,6 @@ def remove(place: Path) -> None:
     """Remove a key; from the first moment on nobody opens it."""
     (place / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a living process holds a lock."""
-    try:
-        with locked(lock, wait=False):
-            return False
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
 
 
 def _size(place: Path) -> int:

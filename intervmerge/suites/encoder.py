@@ -186,7 +186,8 @@ class Encoder(nn.Module):
 
     def project(self, class_token: Tensor, edit: Edit = unedited) -> Tensor:
         """The class token after the last block [images, width] to the un-normalised feature [images, features]."""
-        feature: Tensor = (self.tower.ln_post(class_token) @ self.tower.proj).float()
+        feature: Tensor = self.tower.ln_post(class_token) @ self.tower.proj
+        feature = feature.to(torch.promote_types(feature.dtype, torch.float32))  # of whatever autocast made of it
         return edit("feature", self.architecture.blocks, feature.unsqueeze(1)).squeeze(1)
 
     def run(self, tokens: Tensor, edit: Edit | None = None, first: int = 0) -> Tensor:

@@ -98,7 +98,9 @@ class Recorded:
                 placed = {name: row[name] for name in ("formula", "rank", "token", "slice_width", "slice_start",
                                                        "slice_shift")}  # fmt: skip
                 blocks = [int(block) for block in row["blocks"].split()]
-                trials.setdefault(text_of({**placed, "blocks": blocks, "start": "identity"}), {})[row["steps"]] = row
+                trials.setdefault(text_of({**placed, "blocks": blocks, "start": "identity", "site": "attention"}), {})[
+                    row["steps"]
+                ] = row
         return cls(json.loads(table.schema.metadata[b"intervmerge"]), trials)
 
     @property

@@ -34,7 +34,9 @@ def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collecti
     finalists = {trial.number: trial for trial in record.front}
     unrepeated = ((number, seed) for number, seed in record.unrepeated if number in numbers)
     missing = [(finalists[number], seed, left.of(number, seed)) for number, seed in unrepeated]
-    phase = f"error bars: {len(missing)} trainings of {len(numbers)} finalists with further seeds"
+    bases = {finalists[number].base_fingerprint for number in numbers}
+    among = sum(trial.base_fingerprint in bases for trial in record.front)
+    phase = f"error bars: {len(missing)} trainings of {among} finalists with further seeds"
     watch.phase(phase)
     watch.progress(phase, 0, len(missing))
     for done, ((trial, seed, _), found) in enumerate(crew.each(train_again, missing), start=1):
