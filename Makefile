@@ -1,8 +1,8 @@
-# make test      install into .venv if missing, lint, types, and all tests that are quick: at most 8 minutes on two cores
+# make test      install into .venv if missing, lint, types, and all tests that are quick: about 8 minutes on two cores
 # make slow      the other tests; CI runs both
-# make rehearsal  the slow test of full-size ViT-B/32, from downloads to a prediction, with seconds and memory shown
+# make rehearsal the slow test of full-size ViT-B/32, from downloads to a prediction, with seconds and memory shown
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
-# make results  the paper's tables and figures on mini8, and RESULTS.md; at most 90 minutes, the same command goes on
+# make results   the paper's tables and figures on mini8, and RESULTS.md; at most 90 minutes, the same command goes on
 # make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
 # make bench     benchmarks, printed as ratios measured in one run
 PYTHON ?= python3
