@@ -26,6 +26,7 @@ from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.study.journal import Journal
 from intervmerge.study.study import load_study
+from intervmerge.suites.suite import Suite
 from intervmerge.views.runs import NUMBER, local_uri
 
 # Ray, MLflow and Optuna warn of their own affairs
@@ -232,6 +233,51 @@ def test_a_sweep_of_bases_by_a_crew_chooses_what_one_process_chooses(
     study = run_search(space, suite=odd_folder, out=tmp_path / "study", workers=2, trials=1)
     chosen = best(sweep(load_suite(odd_folder), "cpu"))
     assert study.record.base == chosen.label
+
+
+# ---- protocol and selection
+
+
+@pytest.mark.slow
+def test_a_search_under_the_papers_protocol_adapts_and_chooses_on_test_and_says_so(
+    ray_here: None, odd_folder: Path, odd: Suite, tmp_path: Path
+) -> None:
+    study = run_search(
+        write(tmp_path / "s.yaml"), suite=odd_folder, out=tmp_path / "study", workers=2, protocol="paper"
+    )
+    record = study.record
+    assert len(record.complete) == 3
+    for trial in record.complete:
+        images = {task.name: len(task.splits["test"]) for task in odd.tasks}
+        assert {task: score.total for task, score in trial.scores.items()} == images  # of test, not of validation
+    assert record.protocol == "paper"
+    assert "protocol paper" in record.caption
+    assert "protocol paper" in json.loads((study.folder / "front.json").read_text(encoding="utf-8"))["caption"]
+    client = MlflowClient(local_uri(study.folder))
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert len(runs) == 1 + 3
+    assert {run.data.tags["protocol"] for run in runs} == {"paper"}
+
+
+@pytest.mark.slow
+def test_a_search_that_chooses_by_agreement_reads_no_label_to_choose(
+    ray_here: None, odd_folder: Path, tmp_path: Path
+) -> None:
+    space = write(tmp_path / "s.yaml")
+    study = run_search(space, suite=odd_folder, out=tmp_path / "study", workers=2, select="teacher_agreement")
+    record = study.record
+    assert record.select == "teacher_agreement"
+    by_agreement = {
+        (trial.extra_params, sum(s.agreeing / s.total for s in trial.scores.values())) for trial in record.complete
+    }
+    undominated = {
+        (cost, gain)
+        for cost, gain in by_agreement
+        if not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in by_agreement)
+    }
+    merged = sum(s.agreeing / s.total for s in record.references["validation"]["merged"].values())
+    front = {(trial.extra_params, sum(s.agreeing / s.total for s in trial.scores.values())) for trial in record.front}
+    assert front == {point for point in undominated if point[1] > merged}
 
 
 # ---- environments
