@@ -1,6 +1,6 @@
 # make test      install into .venv if missing, lint, types, and all tests that are quick: about 8 minutes on two cores
 # make slow      the other tests; CI runs both
-# make rehearsal the slow test of full-size ViT-B/32, from downloads to a prediction, with seconds and memory shown
+# make rehearsal the test of full-size ViT-B/32, from downloads to a prediction, with seconds and memory shown
 # make search    the main job: 24 configurations of the shipped space on mini8, into studies/
 # make results   the paper's tables and figures on mini8, and RESULTS.md; at most 90 minutes, the same command goes on
 # make faults    searches killed 20 times, their disk filled, their MLflow server lost, and resumed; about 15 minutes
@@ -26,13 +26,13 @@ types: .venv/installed
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --durations=15  # a process a core
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not rehearsal" --durations=15  # a process a core
 
 slow: .venv/installed
-	$(BIN)/pytest -m slow --durations=15
+	$(BIN)/pytest -n 2 --dist loadfile -m slow --durations=15
 
 rehearsal: .venv/installed
-	$(BIN)/pytest -m slow -s tests/test_rehearsal.py
+	$(BIN)/pytest -m rehearsal -s tests/test_rehearsal.py
 
 search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml

@@ -355,7 +355,7 @@ def run(name: str, *arguments: object, watch: Callable[[int], None] = lambda pid
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_full_size_b_32_goes_from_downloads_to_a_prediction(tmp_path: Path) -> None:
     checkpoints, suite, study, bundle = (tmp_path / name for name in ("ckpts", "clip-b32", "study", "bundle"))
     print()
