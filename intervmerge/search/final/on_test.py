@@ -40,8 +40,9 @@ class Final:
     def measure(self) -> None:
         """Measure what the fronts take and was not measured on `test`."""
         record = self.study.record
-        for numbers in self._on_each_base([record.trial(number) for number in record.untested]):
-            self._pairs({number: record.untested[number] for number in numbers})
+        untested = record.untested
+        for numbers in self._on_each_base([record.trial(number) for number in untested]):
+            self._pairs({number: untested[number] for number in numbers})
         self._bases()
 
     def _on_each_base(self, trials: Iterable[Record]) -> Iterator[Collection[int]]:
