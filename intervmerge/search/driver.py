@@ -71,12 +71,13 @@ class Driver:
         self._plan, self._sampling, self._suite = prepared.plan, prepared.sampling, base.suite
         self._study, self._watch, self._interrupt = study, watch, interrupt
         self._roster = roster_of(prepared)
-        self._own, self._base = base, share(base, here=prepared.plan.address is None)
+        self._here = prepared.plan.address is None
+        self._own, self._base = base, share(base, here=self._here)
         self._shelf = Shelf(base, study.journal, watch.phase) if self._sampling.bases is not None else None
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
-        self._left = LeftLuggage(study.folder, travels=prepared.plan.address is not None)
+        self._left = LeftLuggage(study.folder, travels=not self._here)
 
     def run(self) -> None:
         """Train what is missing, then measure the front on test, and write the views."""
@@ -113,7 +114,7 @@ class Driver:
         """Fill the caches; where the disk refuses, nothing is kept: trials are slower, and no less right."""
         plan, refused = self._roster.seat.plan or NO_CACHES, ""
         try:
-            fill_caches(crew, STREAMED, self._watch.progress, self._plan.address is None)
+            fill_caches(crew, STREAMED, self._watch.progress, self._here)
         except OSError as error:
             plan, refused = NO_CACHES, f", as they could not be written ({error})"
         self._plan_caches(plan)
@@ -222,8 +223,7 @@ class Driver:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
-            here = self._plan.address is None
-            final = Final(self._study, crew, self._watch, self._left, self._shelf, here)
+            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here)
             if repeats:
                 final.repeat()
             final.measure()
@@ -232,5 +232,5 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._tensors = {**self._tensors, **teachers(crew, self._suite, ("test",), self._watch.progress)}
         crew.sit(self._roster.seat, self._tensors)
-        fill_caches(crew, ("test",), self._watch.progress, self._plan.address is None)
+        fill_caches(crew, ("test",), self._watch.progress, self._here)
         self._compare(crew, "test")
