@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from uuid import uuid4
 
 FRESH_SECONDS = 2.0
 """A file changed so shortly ago may change again within one tick of its clock; its hash is not kept yet."""
-LOOK_SECONDS = 0.05
-"""Who only looks whether a file is held holds it itself for less."""
+LOOK_SECONDS = 1.0
+"""Who only looks whether a file is held holds it itself for less, on the busiest machine too."""
 
 
 @contextmanager
@@ -89,11 +90,16 @@ def hold(file: IO[Any], wait: bool = True) -> None:
     """
     import fcntl  # not everywhere: who only reads needs none
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # perhaps by one who only looks (`held_by_another`), and lets go at once
-        time.sleep(LOOK_SECONDS)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if wait:
+        return fcntl.flock(file, fcntl.LOCK_EX)
+    until = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # perhaps by those who only look (`held_by_another`), and let go at once
+            if time.monotonic() > until:
+                raise
+        time.sleep(LOOK_SECONDS / 100 * (1 + random.random()))  # not in step with who looks again and again
 
 
 def held_by_another(path: Path) -> bool:
