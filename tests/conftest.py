@@ -10,8 +10,11 @@ import pytest
 import torch
 from odd_suite import write_odd_suite
 
+from intervmerge.bases.merged import merge
+from intervmerge.engines.caches import NO_CACHES
 from intervmerge.session.session import ENVIRONMENT, LOCAL
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.bench import Bench
 
 torch.set_num_threads(2)
 os.environ.update({**ENVIRONMENT, **LOCAL})  # before any test imports Ray
@@ -41,6 +44,17 @@ def broken_folder(odd_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def odd(odd_folder: Path) -> Suite:
     return load_suite(odd_folder)
+
+
+@pytest.fixture(scope="module")
+def bench(odd: Suite) -> Bench:
+    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
+
+
+@pytest.fixture(scope="module")
+def uncached(bench: Bench) -> Bench:
+    """The same base without caches."""
+    return Bench(bench.base, "cpu", plan=NO_CACHES)
 
 
 # every run tries the same, however loaded the machine is

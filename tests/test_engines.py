@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from moved import moved
 from torch import Tensor
 
-from intervmerge.bases.merged import merge
 from intervmerge.engines import storages
 from intervmerge.engines.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
@@ -34,27 +34,6 @@ from intervmerge.trial.run import run_trial, rungs
 BLOCKS = 5
 SETS = [blocks for size in (1, 2) for blocks in itertools.combinations((BLOCKS - 2, BLOCKS - 1), size)]
 """Every set of blocks within the last two: there the stream is exact."""
-
-
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
-
-
-@pytest.fixture(scope="module")
-def uncached(bench: Bench) -> Bench:
-    return Bench(bench.base, "cpu", plan=NO_CACHES)
-
-
-def moved(bench: Bench, **config: object) -> Interventions:
-    """Interventions whose Δ is far from zero."""
-    placement = bench.place(TrialConfig(intervention=InterventionConfig(**config)))
-    interventions = bench.start(placement, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in interventions.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return interventions
 
 
 def some_images(suite: Suite, count: int = BLOCK) -> Batch:

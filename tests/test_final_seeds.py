@@ -18,6 +18,7 @@ import torch
 from holding import holding
 from mlflow.tracking import MlflowClient
 from narrow import Narrow
+from short_space import SPACE as SHORT
 
 from intervmerge.bases.merged import merge
 from intervmerge.cli.dry_run import FINALISTS, _trainings
@@ -61,16 +62,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 TASKS = ("digits", "flags")
 CONFIGURATION = {"formula": "noreft", "rank": 4, "blocks": list(range(12)), "token": "class", "slice_width": 96,
                  "slice_start": 0, "slice_shift": 0, "start": "identity"}  # fmt: skip
-SPACE = """\
-base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 4, batch: 8, rungs: [2]}
-intervention:
-  formula: {choices: [noreft, lobireft, consreft]}
-  rank: {low: 1, high: 4}
-  blocks: {choices: [all, mask]}
-  slice_width: {choices: ["1/1", "1/6"]}
-search: {trials: 5, final_seeds: 1}
-"""
+SPACE = SHORT.replace("trials: 5", "trials: 5, final_seeds: 1")
 
 
 def seen(*right: Floats, seed: int = 0) -> Repeat:

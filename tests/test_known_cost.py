@@ -13,7 +13,6 @@ import pytest
 import torch
 from odd_suite import TASKS as CLASSES
 
-from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.machine import Machine
 from intervmerge.records.record import Record, Rung
@@ -22,7 +21,7 @@ from intervmerge.records.stopping import MARGIN, STOPPING, Bars, bars, error_of_
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
-from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.suites.suite import load_suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import FILE, rungs
@@ -33,11 +32,6 @@ from intervmerge.workers.worker import Worker
 STEPS = TrialConfig(training=TrainingConfig(steps=6, batch=8, rungs=(2, 4)))
 TASKS = tuple(CLASSES)
 FEW = ("red", "green")
-
-
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
 
 
 def train(

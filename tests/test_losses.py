@@ -28,11 +28,6 @@ from intervmerge.trial.run import run_trial
 SHORT = TrainingConfig(steps=6, batch=8, learning_rate=1e-3)
 
 
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
-
-
 def drawn(rows: int = 3, images: int = 4, features: int = 5, seed: int = 0) -> Tensor:
     return torch.randn(rows, images, features, generator=torch.Generator().manual_seed(seed))
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from holding import holding
+from short_space import SPACE as SHORT
 
 from intervmerge.bundle import export, load_bundle
 from intervmerge.cli.main import main as intervmerge
@@ -43,17 +44,7 @@ from intervmerge.views.runs import NUMBER, PARENT
 pytestmark = pytest.mark.filterwarnings("default")
 
 MINI8 = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
-SPACE = """\
-suite: nowhere
-base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 4, batch: 8, rungs: [2]}
-intervention:
-  formula: {choices: [noreft, lobireft, consreft]}
-  rank: {low: 1, high: 4}
-  blocks: {choices: [all, mask]}
-  slice_width: {choices: ["1/1", "1/6"]}
-search: {trials: 5}
-"""
+SPACE = "suite: nowhere\n" + SHORT
 
 
 def write(path: Path, text: str = SPACE) -> Path:

@@ -21,6 +21,7 @@ import torch
 from faults import descendants, kill_and_resume, world
 from holding import holding
 from narrow import Narrow
+from short_space import SPACE
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.cli.search import main as search
@@ -58,16 +59,6 @@ from intervmerge.workers.worker import Worker
 pytestmark = pytest.mark.filterwarnings("default")
 
 MINI8 = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
-SPACE = """\
-base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 4, batch: 8, rungs: [2]}
-intervention:
-  formula: {choices: [noreft, lobireft, consreft]}
-  rank: {low: 1, high: 4}
-  blocks: {choices: [all, mask]}
-  slice_width: {choices: ["1/1", "1/6"]}
-search: {trials: 5}
-"""
 MERGED = {task: Score(10, 10, 80) for task in ("red", "green", "blue")}
 SMALL = SPACE.replace("[all, mask]", "[all, [1, 3], [2]]")
 

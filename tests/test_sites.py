@@ -41,16 +41,6 @@ SHAPE: dict[str, Any] = {"width": 48, "num_blocks": BLOCKS, "grid": 3, "features
 IN_BLOCKS = [name for name, row in SITES.items() if row.block]
 
 
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
-
-
-@pytest.fixture(scope="module")
-def uncached(bench: Bench) -> Bench:
-    return Bench(bench.base, "cpu", plan=NO_CACHES)
-
-
 def placed(**settings: Any) -> Placement:
     return place(InterventionConfig(**settings), **SHAPE)
 

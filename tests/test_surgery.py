@@ -16,7 +16,7 @@ from intervmerge.bases.merged import merge
 from intervmerge.bundle import export, exporting, load_bundle
 from intervmerge.bundle.model import MANIFEST
 from intervmerge.engines.batches import BLOCK, Batch, sizes
-from intervmerge.engines.caches import NO_CACHES, CachePlan
+from intervmerge.engines.caches import CachePlan
 from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError
 from intervmerge.files import sha256_of
@@ -32,16 +32,6 @@ from intervmerge.trial.run import FILE, run_trial, rungs
 SURGERY = InterventionConfig(formula="surgery", rank=4)
 TRAINING = TrainingConfig(steps=12, batch=16, learning_rate=1e-2)
 VIT_B32: dict[str, Any] = {"width": 768, "num_blocks": 12, "num_tasks": 8, "features": 512}
-
-
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
-
-
-@pytest.fixture(scope="module")
-def uncached(bench: Bench) -> Bench:
-    return Bench(bench.base, "cpu", plan=NO_CACHES)
 
 
 def untrained(bench: Bench, config: InterventionConfig = SURGERY) -> Interventions:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moved import moved
 from odd_suite import TASKS, save
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,27 +29,6 @@ from intervmerge.trial.run import FILE, run_trial, rungs
 from intervmerge.trial.sweep import CANDIDATES, best, sweep
 
 SHORT = TrainingConfig(steps=6, batch=8, rungs=(3,))
-
-
-@pytest.fixture(scope="module")
-def bench(odd: Suite) -> Bench:
-    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu")
-
-
-def uncached(bench: Bench) -> Bench:
-    """The same base without caches."""
-    return Bench(bench.base, "cpu", plan=NO_CACHES)
-
-
-def started(bench: Bench, **config: object) -> Interventions:
-    """Interventions whose Δ is far from zero."""
-    placement = bench.place(TrialConfig(intervention=InterventionConfig(**config)))
-    interventions = bench.start(placement, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in interventions.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator))
-    return interventions
 
 
 def some_images(suite: Suite, split: str = "adapt", count: int = 6) -> Batch:
@@ -100,7 +80,7 @@ def test_a_teacher_alone_classifies_the_odd_suite_without_mistake(odd: Suite) ->
 def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token: str) -> None:
     """Two routes: ours, and a hook at `ls_1`, task by task, on the tower as open_clip runs it."""
     suite, tower = bench.base.suite, bench.encoder.tower
-    interventions = started(bench, formula="loreft", rank=3, token=token, slice_width="1/2", slice_shift=7)
+    interventions = moved(bench, formula="loreft", rank=3, token=token, slice_width="1/2", slice_shift=7)
     batch = some_images(suite)
     ours = features(bench.exact, interventions, batch)
     for row in range(len(suite.tasks)):
@@ -119,7 +99,7 @@ def test_the_engine_equals_a_hook_on_open_clips_own_forward(bench: Bench, token:
 
 
 def test_all_tasks_in_one_forward_equal_task_by_task(bench: Bench) -> None:
-    interventions = started(bench, rank=2, token="all")
+    interventions = moved(bench, rank=2, token="all")
     batch = some_images(bench.base.suite)
     together = features(bench.exact, interventions, batch)
     for row in range(len(together)):
@@ -127,15 +107,15 @@ def test_all_tasks_in_one_forward_equal_task_by_task(bench: Bench) -> None:
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-4)
 
 
-def test_interventions_at_their_identity_start_leave_the_base_as_it_is(bench: Bench) -> None:
+def test_interventions_at_their_identity_start_leave_the_base_as_it_is(bench: Bench, uncached: Bench) -> None:
     placement = bench.place(TrialConfig(intervention=InterventionConfig(rank=2, token="all")))
     batch = some_images(bench.base.suite)
     found = features(bench.exact, bench.start(placement, seed=0), batch)
-    assert torch.equal(found, features(uncached(bench).exact, None, batch))
+    assert torch.equal(found, features(uncached.exact, None, batch))
 
 
 def test_frozen_weights_get_no_gradients_and_blocks_before_the_first_keep_no_graph(bench: Bench) -> None:
-    interventions = started(bench, blocks=(3,))
+    interventions = moved(bench, blocks=(3,))
     features(bench.exact, interventions, some_images(bench.base.suite)).sum().backward()
     assert all(parameter.grad is None for parameter in bench.encoder.parameters())
     assert all(parameter.grad is not None for parameter in interventions.parameters())
