@@ -37,6 +37,19 @@ def sharded(state: State, path: Path) -> Path:
     return folder
 
 
+def in_hub(cache: Path, name: str, files: dict[str, State], commit: str = "0" * 40) -> Path:
+    """A model as the hub's own client keeps it: a snapshot, of links to its blobs."""
+    kept = cache / f"models--{name.replace('/', '--')}"
+    for part in ("refs", "blobs", f"snapshots/{commit}"):
+        (kept / part).mkdir(parents=True)
+    (kept / "refs/main").write_text(commit)
+    for number, (file, state) in enumerate(files.items()):
+        write = save_file if file.endswith(".safetensors") else torch.save
+        write(state, kept / f"blobs/{number:040}")
+        (kept / f"snapshots/{commit}/{file}").symlink_to(kept / f"blobs/{number:040}")
+    return kept / f"snapshots/{commit}"
+
+
 def aged(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The same module with the classes of open_clip 2.0.2 and of the task_vectors repository, until the patch ends."""
     import open_clip.model

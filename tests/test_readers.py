@@ -25,6 +25,7 @@ from checkpoint_forms import (
     adapter,
     aged,
     hugging_face,
+    in_hub,
     prefixed,
     sharded,
 )
@@ -290,24 +291,39 @@ def test_open_clips_config_is_held_against_the_architecture_too(tower: State, tm
         read_checkpoint(tmp_path, Target(SMALL))
 
 
-def test_an_id_of_the_hub_reads_from_what_was_downloaded(
-    tower: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the hub's client, which may not ask the hub."""
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    kept, commit = tmp_path / "models--somebody--some-model", "0" * 40
-    for part in ("refs", "blobs", f"snapshots/{commit}"):
-        (kept / part).mkdir(parents=True)
-    (kept / "refs/main").write_text(commit)
-    save_file(tower, kept / "blobs/abc")
-    (kept / f"snapshots/{commit}/open_clip_model.safetensors").symlink_to(kept / "blobs/abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "pytorch_model.bin"])
+def test_an_id_of_the_hub_reads_from_what_was_downloaded(tower: State, offline: Path, name: str) -> None:
+    in_hub(offline, "somebody/some-model", {name: tower})
     assert torch.equal(read_checkpoint("somebody/some-model", Target(SMALL)).state["proj"], tower["proj"])
 
 
-def test_an_id_of_the_hub_that_was_not_downloaded_names_the_local_route() -> None:
-    with pytest.raises(CheckpointError, match=r"hf download nobody/no-such-model --local-dir"):
+def test_of_an_id_of_the_hub_safetensors_are_read_and_not_the_pickle_beside_them(tower: State, offline: Path) -> None:
+    other = {name: tensor + 1 for name, tensor in tower.items()}
+    in_hub(offline, "somebody/some-model", {"model.safetensors": tower, "pytorch_model.bin": other})
+    assert torch.equal(read_checkpoint("somebody/some-model", Target(SMALL)).state["proj"], tower["proj"])
+
+
+def test_an_id_of_the_hub_that_was_not_downloaded_names_the_local_route(offline: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nobody/no-such-model: .*hf download nobody/no-such-model --local-dir"):
         read_checkpoint("nobody/no-such-model", Target(SMALL))
+
+
+@pytest.mark.parametrize("path", ["ckpts/typo", "nowhere/zeroshot.pt", "nowhere/model.safetensors", "a/b/c", "typo"])
+def test_a_path_that_is_mistyped_is_asked_of_nobody(path: str, offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(offline)
+    (offline / "ckpts").mkdir()
+    with pytest.raises(CheckpointError, match="got no such file"):
+        read_checkpoint(path, Target(SMALL))
 
 
 # -------------------------------------------------------------------------------------------------------------- LoRA

@@ -7,11 +7,13 @@ import re
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
+from checkpoint_forms import in_hub
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -194,6 +196,30 @@ def test_a_flag_says_which_of_several_in_any_spelling_of_the_task(lying: tuple[P
 
 
 LIMITED = ["--limit-adapt", "12", "--limit-validation", "10", "--limit-test", "10"]
+
+
+def test_models_of_the_hub_are_taken_by_their_ids(
+    lying: tuple[Path, Path],
+    whole: nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache, few = tmp_path / "hub", Path(shutil.copytree(lying[0], tmp_path / "few"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    expert = load_file(few / "clip-vit-base-patch32_eurosat.safetensors")
+    in_hub(cache, "somebody/clip", {"pytorch_model.bin": dict(whole.state_dict())})
+    in_hub(cache, "somebody/clip_eurosat", {"model.safetensors": expert})
+    (few / "clip-vit-base-patch32_eurosat.safetensors").unlink()
+    (few / "open_clip.pt").unlink()
+    flags = ["--pretrained", "somebody/clip", "--finetuned", "EuroSAT=somebody/clip_eurosat"]
+    assert init(tmp_path / "suite", (few, lying[1]), *flags) == 0
+    suite = load_suite(tmp_path / "suite")
+    assert all(torch.equal(suite.pretrained[name], tensor) for name, tensor in tower(whole).items())
+    assert all(torch.equal(suite.task("eurosat").finetuned[name], tensor) for name, tensor in expert.items())
+    assert init(tmp_path / "other", (few, lying[1]), "--pretrained", "somebody/nothing") == 2
+    assert "hf download somebody/nothing" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_file_a_head_is_made_from_text_in_the_order_of_the_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -154,6 +155,16 @@ def test_truncated_weights_are_refused(broken_folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"green\.safetensors: .*whole safetensors file"):
         load_suite(broken_folder)
+
+
+def test_weights_that_are_sent_to_another_process_are_those_that_were_opened(broken_folder: Path) -> None:
+    suite, path = load_suite(broken_folder), broken_folder / "weights/red.safetensors"
+    sent = pickle.dumps(suite.task("red").task_vector)
+    assert len(sent) < path.stat().st_size / 10
+    assert all(torch.equal(layer, suite.task("red").task_vector[name]) for name, layer in pickle.loads(sent).items())
+    save(path, {name: tensor + 1 for name, tensor in load_file(path).items()})
+    with pytest.raises(CheckpointError, match=r"red\.safetensors: got another file than before; weights stay"):
+        pickle.loads(sent)["proj"]
 
 
 def test_a_pickle_is_refused_unread(broken_folder: Path) -> None:

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,21 +24,24 @@ import pytest
 import ray
 import torch
 from faults import is_zombie
-from odd_suite import SHAPE
+from odd_suite import SHAPE, write_odd_suite
 from ray.exceptions import ObjectLostError, RayTaskError
 from ray.tune.utils.util import flatten_dict
+from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.errors import ConfigError, NotFiniteError
 from intervmerge.machine import Machine
+from intervmerge.merging import State
+from intervmerge.merging.lora.low_rank import LowRank, LowRankVector
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars
 from intervmerge.records.stopping.ending import FAILURES, HUNG, Stopping, kind_of
 from intervmerge.session import session
 from intervmerge.session.interrupt import Interrupt, Interrupted
-from intervmerge.session.object_store import share
+from intervmerge.session.object_store import put, share, shared_suite, taken
 from intervmerge.session.session import (
     SLOW,
     joined,
@@ -47,6 +52,7 @@ from intervmerge.session.session import (
     ray_session,
     seen_alone,
 )
+from intervmerge.suites.checkpoints import LazyState, fingerprint_of, shapes
 from intervmerge.suites.datasets.arrow import read_images, write_mapped
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.run import Bench
@@ -352,19 +358,25 @@ def test_a_crew_does_every_call_once_in_processes_of_one_thread(crew: Crew) -> N
     assert os.getpid() not in {pid for _, pid, _ in found.values()}
 
 
+def home_of(tensor: Tensor) -> tuple[str, str]:
+    """Rights and file of what a tensor is mapped to in this process."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, _, _, _, *file = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in span.split("-"))
+        if start <= tensor.data_ptr() < end:
+            return rights[:3], file[0] if file else ""
+    raise AssertionError("nowhere")
+
+
 @ray.remote(num_cpus=0)
 def homes(base: MergedBase) -> dict[tuple[str, str], tuple[str, str, str]]:
     """By task and split: the fingerprint of its images, and the rights and file of what they are mapped to here."""
     assert all(len(split) for task in base.suite.tasks for split in task.splits.values())  # mapped once they are read
-    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
-    found = {}
-    for task in base.suite.tasks:
-        for name, split in task.splits.items():
-            for span, rights, _, _, _, *file in lines:
-                start, end = (int(part, 16) for part in span.split("-"))
-                if start <= split.pixels.data_ptr() < end:
-                    found[task.name, name] = (split.fingerprint, rights[:3], file[0] if file else "")
-    return found
+    return {
+        (task.name, name): (split.fingerprint, *home_of(split.pixels))
+        for task in base.suite.tasks
+        for name, split in task.splits.items()
+    }
 
 
 def test_images_that_lie_in_a_file_are_mapped_from_there_by_every_process(ray_here: None, broken_folder: Path) -> None:
@@ -382,6 +394,73 @@ def test_images_that_lie_in_a_file_are_mapped_from_there_by_every_process(ray_he
             assert mapped[task.name, name] == (split.fingerprint, "r--", where)
             assert moved[task.name, name][0] == split.fingerprint
             assert moved[task.name, name][2] != where
+
+
+@ray.remote(num_cpus=0)
+def weights(base: MergedBase) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """By state: the files that its layers are mapped to here, and the hash of the task vector's content."""
+    suite = base.suite
+    states = {"pretrained": suite.pretrained, **{task.name: task.task_vector for task in suite.tasks}}
+    files = {name: {home_of(layer)[1] for layer in state.values()} for name, state in states.items()}
+    return files, {task.name: fingerprint_of(task.task_vector) for task in suite.tasks}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["task vectors", "whole states"])
+def test_weights_that_lie_in_a_file_are_mapped_from_there_by_every_process(
+    ray_here: None, tmp_path: Path, whole: bool
+) -> None:
+    suite = load_suite(write_odd_suite(tmp_path / "odd", whole_states=whole))
+    base = merge(suite, "task_arithmetic", scaling=0.3)
+    (mapped, here), (moved, there) = ray.get(
+        [weights.remote(share(base, here=True)), weights.remote(share(base))], timeout=120
+    )
+    folder = (tmp_path / "odd/weights").resolve()
+    stored = ["pretrained"] if whole else ["pretrained", *suite.task_names]
+    for name in stored:
+        assert mapped[name] == {str(folder / f"{name}.safetensors")}
+        assert not any(str(folder) in file for file in moved[name])
+    assert here == there == {task.name: fingerprint_of(task.task_vector) for task in suite.tasks}
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_driver_holds_one_state_at_a_time_while_it_shares_and_none_afterwards(
+    ray_here: None, odd: Suite, tasks: int
+) -> None:
+    held = most = 0
+
+    def let_go() -> None:
+        nonlocal held
+        held -= 1
+
+    def watched(state: State) -> State:
+        def read(layer: str) -> Tensor:
+            nonlocal held, most
+            held, found = held + 1, state[layer].clone()
+            most = max(most, held)
+            weakref.finalize(found, let_go)
+            return found
+
+        return LazyState(list(state), read)
+
+    suite = odd.only(odd.task_names[:tasks])
+    lazy = tuple(replace(task, task_vector=watched(task.task_vector)) for task in suite.tasks)
+    shared = shared_suite(replace(suite, pretrained=watched(suite.pretrained), tasks=lazy))
+    assert 0 < most <= len(suite.pretrained)
+    assert held == 0
+    for task, own in zip(shared.tasks, suite.tasks, strict=True):
+        assert fingerprint_of(task.task_vector) == fingerprint_of(own.task_vector)
+
+
+def test_a_task_vector_of_low_rank_is_one_in_other_processes(ray_here: None, odd: Suite) -> None:
+    layer = "transformer.resblocks.0.attn.in_proj_weight"
+    pairs = [LowRank(layer, 0, torch.randn(SHAPE.width, 2), torch.randn(2, SHAPE.width), 1.0)]
+    vector = LowRankVector(shapes(odd.pretrained), pairs)
+    suite = replace(odd, tasks=tuple(replace(task, task_vector=vector) for task in odd.tasks))
+    for here in (False, True):
+        for task in taken(put(shared_suite(suite, here))).tasks:
+            assert isinstance(task.task_vector, LowRankVector)
+            assert torch.equal(task.task_vector[layer], vector[layer])
+            assert torch.equal(task.finetuned[layer], odd.pretrained[layer] + vector[layer])
 
 
 def test_after_an_error_of_the_machine_another_process_does_it(crew: Crew, tmp_path: Path) -> None:

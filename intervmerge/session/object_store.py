@@ -19,7 +19,8 @@ from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.merging import State
-from intervmerge.suites.checkpoints import LazyState
+from intervmerge.merging.lora.low_rank import LowRankVector
+from intervmerge.suites.checkpoints import LazyState, StoredState
 from intervmerge.suites.images import SPLITS, Split
 from intervmerge.suites.suite import Suite
 
@@ -34,7 +35,7 @@ class SharedState(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if self._mapped is None:
-            self._mapped = ray.get(self._ref)
+            self._mapped = taken(self._ref)
         return self._mapped[name].float()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def share(base: MergedBase, here: bool = False) -> Any:
 
     Args:
         base: the base.
-        here: whether all workers are on this machine: then images that are mapped from a file are mapped by them too,
-            from there, and are not in the object store.
+        here: whether all workers are on this machine: then weights and images that are mapped from a file are mapped
+            by them too, from there, and are not in the object store.
     """
     return put(replace(base, suite=shared_suite(base.suite, here)))
 
@@ -102,24 +103,36 @@ def taken(reference: Any) -> Any:
 
 
 def shared_suite(suite: Suite, here: bool = False) -> Suite:
-    """The same suite, its weights and images in the object store. What is stored on disk is what is stored there."""
-    pretrained = SharedState(suite.pretrained)
+    """The same suite, its weights and images in the object store. What is stored on disk is what is stored there.
+
+    One state after the other: this process holds none of them, and no more than one while it is on its way.
+    """
+    pretrained = shared_state(suite.pretrained, here)
     tasks = []
     for task, file in zip(suite.tasks, suite.file.tasks, strict=True):
         names = list(suite.pretrained)
         if file.finetuned is not None:
-            finetuned: State = SharedState(task.finetuned)
+            finetuned: State = shared_state(task.finetuned, here)
             vector: State = LazyState(names, partial(difference, finetuned, pretrained))
         else:
-            vector = SharedState(task.task_vector)
+            vector = shared_state(task.task_vector, here)
             finetuned = LazyState(names, partial(total, pretrained, vector))
         read = {name: task.splits[name] for name in SPLITS}  # a search reads no others
         splits = SharedSplits(read if here else {name: split.carried() for name, split in read.items()})
         tasks.append(replace(task, finetuned=finetuned, task_vector=vector, splits=splits))
-    multitask = None if suite.multitask is None else SharedState(suite.multitask)
+    multitask = None if suite.multitask is None else shared_state(suite.multitask, here)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
     shared.__dict__["hashes"] = suite.hashes  # other nodes do not have the files that they are of
     return shared
+
+
+def shared_state(state: State, here: bool) -> State:
+    """What other processes read a state from: its file, where they see it, else the object store.
+
+    Pairs of low rank are few numbers, and go along: rules merge them otherwise than what they amount to.
+    """
+    goes_along = isinstance(state, LowRankVector) or (here and isinstance(state, StoredState))
+    return state if goes_along else SharedState(state)
 
 
 def total(first: State, second: State, name: str) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intervmerge.errors import CheckpointError
-from intervmerge.files import replacing
+from intervmerge.files import replacing, state_of
 from intervmerge.merging import State
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -41,7 +41,44 @@ class LazyState(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> LazyState:
+class StoredState(LazyState):
+    """The layers of a safetensors file as fp32, mapped from there, also by every process that the state is sent to.
+
+    So the processes of a machine have one copy, which is in no one's own memory.
+
+    Args:
+        path: the file.
+        names: of the layers, in order.
+        file: the same, opened.
+    """
+
+    def __init__(self, path: Path, names: list[str], file: Any) -> None:
+        super().__init__(names, self._layer)
+        self._path, self._state, self._file = path.resolve(), state_of(path), file
+        self._sound: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None}
+
+    def _layer(self, name: str) -> Tensor:
+        if self._file is None:
+            self._file = self._opened()
+        tensor: Tensor = self._file.get_tensor(name).float()
+        if name not in self._sound and not torch.isfinite(tensor).all():
+            got = f"{int((~torch.isfinite(tensor)).sum())} NaN or infinite values in {name}"
+            raise CheckpointError(self._path, got, "weights are finite", "finite values")
+        self._sound.add(name)
+        return tensor
+
+    def _opened(self) -> Any:
+        file = opened(self._path)
+        if state_of(self._path) != self._state:
+            rule = "weights stay as they are while they are in use"
+            raise CheckpointError(self._path, "another file than before", rule, "the same again, from the start")
+        return file
+
+
+def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> StoredState:
     """The layers of a safetensors file as fp32, in the order of `expected`.
 
     Names, shapes and completeness of the file are checked now, values when a layer is read.
@@ -57,17 +94,7 @@ def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> L
     """
     stored = opened(path)
     _check_header(path, stored, expected, exact)
-
-    def read(name: str) -> Tensor:
-        tensor: Tensor = stored.get_tensor(name).float()
-        if not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(
-                path, f"{bad} NaN or infinite values in {name}", "weights are finite", "finite values"
-            )
-        return tensor
-
-    return LazyState(list(expected), read)
+    return StoredState(path, list(expected), stored)
 
 
 def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:

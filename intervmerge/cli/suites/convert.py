@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Reads safetensors, torch.save files, whole pickled modules, TorchScript archives, transformers folders and "
         "PEFT LoRA folders, recognised by content. Nothing in a file is imported or run."
     )
-    parser.add_argument("source", metavar="FILE|FOLDER", help="or an id of the Hugging Face hub that was downloaded")
+    parser.add_argument("source", metavar="FILE|FOLDER|ID", help="or an id of the Hugging Face hub")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
     parser.add_argument("--architecture", required=True, metavar="NAME", help="such as ViT-B-32-quickgelu")
     parser.add_argument(
         "--pretrained",
-        metavar="FILE|FOLDER",
+        metavar="FILE|FOLDER|ID",
         help="the pre-trained model, for a fine-tuned one: gives an adapter its base, and a projection to towers "
         "without; without this, the source is taken for the pre-trained model",
     )

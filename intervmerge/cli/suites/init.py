@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "look at the checkpoints and data sets that lie there, and make a suite of them"
 CHOICES = {
-    "finetuned": "the fine-tuned model of a task, where several or none are found",
+    "finetuned": "the fine-tuned model of a task, where several or none are found; or an id of the hub",
     "head": "the head of a task; without one it is made from text",
     "images": "the folder of a task's data set",
 }
@@ -40,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "8, 14 or 20 of the literature, or names with commas between (default 8)"
     parser.add_argument("--tasks", default="8", metavar="NUMBER|NAMES", help=words)
     which = parser.add_argument_group("which, where names do not tell")
-    which.add_argument("--pretrained", type=Path, metavar="PATH", help="the pre-trained model")
-    which.add_argument("--text", type=Path, metavar="PATH", help="a whole CLIP model, to make heads from text")
+    words = "the pre-trained model; or an id of the Hugging Face hub, which is downloaded where it is not there"
+    which.add_argument("--pretrained", metavar="PATH|ID", help=words)
+    words = "a whole CLIP model, to make heads from text; or an id of the hub"
+    which.add_argument("--text", metavar="PATH|ID", help=words)
     for flag, text in CHOICES.items():
         which.add_argument(f"--{flag}", action="append", default=[], metavar="TASK=PATH", help=text)
     how = parser.add_argument_group("how")
@@ -86,6 +88,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
     from intervmerge.suites.assembly.names import wanted
     from intervmerge.suites.assembly.plan import Asked, plan
     from intervmerge.suites.datasets import SplitRule
+    from intervmerge.suites.readers.hub import located
 
     tasks = wanted(chosen.tasks)
     rule = SplitRule(seed=chosen.seed, **{f"limit_{split}": getattr(chosen, f"limit_{split}") for split in LIMITS})
@@ -97,9 +100,9 @@ def _plan(chosen: argparse.Namespace) -> Plan:
             chosen.family,
             chosen.architecture,
             tasks,
-            pretrained=chosen.pretrained,
-            text=chosen.text,
-            finetuned=finetuned,
+            pretrained=located(chosen.pretrained) if chosen.pretrained else None,
+            text=located(chosen.text) if chosen.text else None,
+            finetuned={task: located(path) for task, path in finetuned.items()},
             heads=heads,
             images=images,
             rule=rule,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from intervmerge.suites.readers import linearised, lora, open_clip_names, transf
 from intervmerge.suites.readers.canonical import Read, Target
 from intervmerge.suites.readers.containers.opening import open_stored
 from intervmerge.suites.readers.containers.stored import Stored, listed
+from intervmerge.suites.readers.hub import located
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def read_checkpoint(path: str | Path, target: Target) -> Read:
     """A model in whatever format it lies there, in canonical form.
 
     Args:
-        path: a file, or a folder with one model. An id of the Hugging Face hub is looked up among what was downloaded.
+        path: a file, or a folder with one model. Or an id of the Hugging Face hub.
         target: the architecture, and the pre-trained model if this is a fine-tuned one.
 
     Raises:
@@ -43,23 +43,9 @@ def read_checkpoint(path: str | Path, target: Target) -> Read:
     """
     if target.base is not None:
         check_state(target.base, target.layers, "the pre-trained model")
-    stored = open_stored(_local(path))
+    stored = open_stored(located(path))
     for reader in READERS.values():
         if reader.recognise(stored):
             return reader.read(stored, target)
     got = f"tensors of no known format: {listed(list(stored.entries)[:8]) or 'none'}"
     raise CheckpointError(stored.path, got, "their names must be of a known format", ", ".join(READERS))
-
-
-def _local(path: str | Path) -> Path:
-    """The path itself, or the folder to which an id of the hub was downloaded; nothing is downloaded here."""
-    if Path(path).exists() or not isinstance(path, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        return Path(path)
-    allowed = f"a local folder: hf download {path} --local-dir DIR, then DIR"
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(path, local_files_only=True))
-    except Exception as error:  # the hub's errors are of its own kinds
-        rule = "it must be there; nothing is downloaded here"
-        raise CheckpointError(path, "no such file, nor an id of the hub that was downloaded", rule, allowed) from error
