@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 from intervmerge.cli.suites import convert
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.suites.encoder import open_clip_architecture
+from intervmerge.suites.heads import installed
 from intervmerge.suites.heads import words as prompts_room
 from intervmerge.suites.heads.text import TextTower, text_head, text_tower
 from intervmerge.suites.heads.words import prompts_of
@@ -168,6 +171,56 @@ def test_all_unknown_and_repeated_names_are_in_one_error() -> None:
 def test_an_unknown_data_set_is_answered_with_its_neighbour() -> None:
     with pytest.raises(ConfigError, match=r"eurosat \(did you mean it\?\)"):
         prompts_of("eurosta")
+
+
+INSTALLED = {
+    "CIFAR100": (18, ["aquarium_fish", "willow_tree"], ["aquarium fish", "willow tree"]),
+    "STL10": (2, ["truck", "monkey"], ["truck", "monkey"]),
+    "flowers": (1, ["Pink Primrose", "colt's_foot"], ["pink primrose", "colt's foot"]),
+    "pets": (1, ["english_cocker_spaniel", "Sphynx"], ["English Cocker Spaniel", "Sphynx"]),
+    "PatchCamelyon": (2, ["lymph node containing metastatic tumor tissue", "lymph_node"],
+                      ["lymph node containing metastatic tumor tissue", "lymph node"]),
+    "FER2013": (6, ["surprise", "angry", "fear"], ["surprised", "angry", "fearful"]),
+    "CIFAR10": (18, ["frog", "airplane"], ["frog", "airplane"]),
+    "Food101Val": (1, ["apple_pie", "beef_carpaccio"], ["apple pie", "beef carpaccio"]),
+    "SST2": (1, ["positive", "negative"], ["positive", "negative"]),
+}  # fmt: skip
+"""Data set, in a spelling that circulates, to its templates, names of classes, and their words in clip_benchmark."""
+
+
+@pytest.mark.skipif(find_spec("clip_benchmark") is None, reason="clip_benchmark (the extra `heads`) is not installed")
+@pytest.mark.parametrize("dataset", INSTALLED)
+def test_words_of_clip_benchmark_follow_names_in_any_order(dataset: str) -> None:
+    count, names, words = INSTALLED[dataset]
+    prompts = prompts_of(dataset)
+    assert len(prompts.templates) == count
+    assert all(template.count("{}") == 1 and "{c}" not in template for template in prompts.templates)
+    assert prompts.words(names) == words
+    assert prompts.words(names[::-1]) == words[::-1]
+
+
+def test_of_clip_benchmark_its_lists_alone_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / installed.PACKAGE
+    (place / "datasets").mkdir(parents=True)
+    (place / "__init__.py").write_text("raise AssertionError('imported')")
+    (place / installed.CLASSES).write_text(json.dumps({"pets": ["Maine Coon", "Pug"]}))
+    (place / installed.TEMPLATES).write_text(json.dumps({"pets": ["a photo of a {c}, a type of pet."]}))
+    monkeypatch.syspath_prepend(tmp_path)
+    prompts = prompts_of("OxfordIIITPet")
+    assert prompts.templates == ("a photo of a {}, a type of pet.",)
+    assert prompts.words(["pug", "maine_coon"]) == ["Pug", "Maine Coon"]
+    with pytest.raises(ConfigError, match=r"unknown \['Beagle'\]; .*Maine Coon, Pug"):
+        prompts.words(["Beagle"])
+    with pytest.raises(ConfigError, match=r"words of fer2013: got .*KeyError .*intervmerge\[heads\]"):
+        prompts_of("fer2013")
+
+
+def test_without_clip_benchmark_its_data_sets_are_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if not hasattr(finder, "MAPPING")])
+    monkeypatch.delitem(sys.modules, installed.PACKAGE, raising=False)
+    with pytest.raises(ConfigError, match=r"clip_benchmark is not installed; .*pip install 'intervmerge\[heads\]'"):
+        prompts_of("cifar10")
 
 
 # ---------------------------------------------------------------------------------------------------- made elsewhere

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,6 +18,10 @@ from intervmerge.errors import CheckpointError
 from intervmerge.files import replacing, state_of
 from intervmerge.merging import State
 
+FLOATS = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Types of layers, as safetensors names them."""
+_SIZE = 8
+"""Bytes at the beginning of a safetensors file, which say how long its header is."""
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -42,40 +48,45 @@ class LazyState(Mapping[str, Tensor]):
 
 
 class StoredState(LazyState):
-    """The layers of a safetensors file as fp32, mapped from there, also by every process that the state is sent to.
+    """The layers of a safetensors file as fp32, each mapped from there for as long as somebody holds it.
 
-    So the processes of a machine have one copy, which is in no one's own memory.
+    A process that the state is sent to maps them too: all processes of a machine have one copy, in no one's own memory.
 
     Args:
-        path: the file.
+        path: the file; what it holds is known to be sound.
         names: of the layers, in order.
-        file: the same, opened.
     """
 
-    def __init__(self, path: Path, names: list[str], file: Any) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         super().__init__(names, self._layer)
-        self._path, self._state, self._file = path.resolve(), state_of(path), file
-        self._sound: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_file": None}
+        self._path, self._state, self._places = path.resolve(), state_of(path), _places(path)
+        self._finite: set[str] = set()
 
     def _layer(self, name: str) -> Tensor:
-        if self._file is None:
-            self._file = self._opened()
-        tensor: Tensor = self._file.get_tensor(name).float()
-        if name not in self._sound and not torch.isfinite(tensor).all():
-            got = f"{int((~torch.isfinite(tensor)).sum())} NaN or infinite values in {name}"
-            raise CheckpointError(self._path, got, "weights are finite", "finite values")
-        self._sound.add(name)
-        return tensor
-
-    def _opened(self) -> Any:
-        file = opened(self._path)
-        if state_of(self._path) != self._state:
+        if not self._path.exists() or state_of(self._path) != self._state:
             rule = "weights stay as they are while they are in use"
             raise CheckpointError(self._path, "another file than before", rule, "the same again, from the start")
-        return file
+        start, dtype, shape = self._places[name]
+        size = shape.numel() * dtype.itemsize
+        mapped = np.memmap(self._path, np.uint8, "c", start, size)  # what is written there is this process's own
+        tensor = torch.from_numpy(mapped).view(dtype).view(shape).float()
+        if name not in self._finite and not torch.isfinite(tensor).all():
+            got = f"{int((~torch.isfinite(tensor)).sum())} NaN or infinite values in {name}"
+            raise CheckpointError(self._path, got, "weights are finite", "finite values")
+        self._finite.add(name)
+        return tensor
+
+
+def _places(path: Path) -> dict[str, tuple[int, torch.dtype, torch.Size]]:
+    """Where the layers of a safetensors file begin, and of what type and shape they are."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(_SIZE), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: (_SIZE + size + entry["data_offsets"][0], FLOATS[entry["dtype"]], torch.Size(entry["shape"]))
+        for name, entry in header.items()
+    }
 
 
 def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> StoredState:
@@ -94,7 +105,7 @@ def read_state(path: Path, expected: Mapping[str, torch.Size], exact: bool) -> S
     """
     stored = opened(path)
     _check_header(path, stored, expected, exact)
-    return StoredState(path, list(expected), stored)
+    return StoredState(path, list(expected))
 
 
 def read_tensor(path: Path, name: str, shape: list[int]) -> Tensor:
@@ -134,7 +145,7 @@ def _check_header(path: Path, stored: Any, expected: Mapping[str, torch.Size], e
         if torch.Size(header.get_shape()) != shape:
             got = f"{name} of shape {header.get_shape()}"
             raise CheckpointError(path, got, "shapes must be those of the pre-trained model", f"{list(shape)}")
-        allowed = ("F32", "F64") if exact else ("F32", "F64", "F16", "BF16")
+        allowed = ("F32", "F64") if exact else tuple(FLOATS)
         if header.get_dtype() not in allowed:
             rule = (
                 "a fine-tuned state in half precision has lost part of its task vector"

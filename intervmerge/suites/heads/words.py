@@ -13,9 +13,12 @@ from pathlib import Path
 import yaml
 
 from intervmerge.errors import ConfigError, nearest
+from intervmerge.suites.heads.installed import ROWS, templates_and_classes
+from intervmerge.suites.published.tables import dataset_of
 
 RULES: Mapping[str, Callable[[str], str]] = {
     "as written": lambda name: name,
+    "by spaces": lambda name: name.replace("_", " "),
     # SUN397's folders: a_abbey or /a/abbey, and /a/apse/indoor within; torchvision cuts the letter itself
     "by letter": lambda name: re.sub(r"[_/]+", " ", re.sub(r"^/?([a-z])[_/](?=\1)", "", name)),
 }
@@ -59,7 +62,7 @@ def prompts_of(dataset: str) -> Prompts:
     """The words and templates of a data set that the package knows, such as `sun397` or `Stanford Cars`.
 
     Raises:
-        ConfigError: it is not known.
+        ConfigError: it is not known, or its words are in a package that is not installed.
     """
     found = {
         path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -69,8 +72,11 @@ def prompts_of(dataset: str) -> Prompts:
     for name, content in found.items():
         if asked in (name, *content.get("also", [])):
             return Prompts(name, tuple(content["templates"]), content["classes"])
+    row = dataset_of(dataset)
+    if row is not None and row.name in ROWS:
+        return Prompts(row.name, *templates_and_classes(row.name))
     rule = "its words must be known, or be given"
-    raise ConfigError("data set", repr(dataset), rule, nearest(dataset, found))
+    raise ConfigError("data set", repr(dataset), rule, nearest(dataset, [*found, *ROWS]))
 
 
 def _plain(name: str) -> str:
