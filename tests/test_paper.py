@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import atan, pi, sqrt
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
 from intervmerge.engines.caches import NO_CACHES
-from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.interventions import InterventionConfig, Placement, count_extra_params, extra_params, fit
 from intervmerge.paper.claims.comparing import by_seed, differences, outcome
 from intervmerge.paper.claims.results import COLUMNS, Occasion, results
 from intervmerge.paper.claims.table import CLAIMS, Claim, Group
@@ -32,6 +32,7 @@ from intervmerge.space.space import read_space
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
+from intervmerge.trial.coefficients import CoefficientsConfig
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
 
@@ -284,6 +285,20 @@ def test_a_point_is_made_once_and_is_what_a_trial_comes_to(odd_folder: Path, odd
     assert accuracy(found.test) == accuracy(bench.measure(result.interventions, "test"))
     few = point(order, Training({"rule": "task_arithmetic"}, {"rank": 2}, training, 8, 1))  # fewer than a batch
     assert few.images == 8
+
+
+def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    frozen = Training({"rule": "ties_sum"}, {"rank": 2}, TrainingConfig(steps=2), fewest(order.suite), 1)
+    learned = replace(frozen, coefficients=CoefficientsConfig(learning_rate=0.01))
+    assert learned.path(order) != frozen.path(order)
+    found = point(order, learned)
+    kept = learned.path(order).read_bytes()
+    assert point(order, learned) == found
+    assert learned.path(order).read_bytes() == kept
+    shape = order.suite.architecture
+    counted = {"width": shape.width, "num_blocks": shape.blocks, "num_tasks": len(order.suite.tasks)}
+    assert found.extra_params == count_extra_params(InterventionConfig(rank=2), **counted)
 
 
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:
