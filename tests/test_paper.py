@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
-from math import sqrt
+from dataclasses import asdict, replace
+from math import atan, pi, sqrt
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,11 @@ import pytest
 from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
 from intervmerge.engines.caches import NO_CACHES
-from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
+from intervmerge.interventions import InterventionConfig, Placement, count_extra_params, extra_params, fit
 from intervmerge.paper.claims.comparing import by_seed, differences, outcome
 from intervmerge.paper.claims.results import COLUMNS, Occasion, results
 from intervmerge.paper.claims.table import CLAIMS, Claim, Group
-from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, OPEN, verdict
+from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, OPEN, false_alarm, verdict
 from intervmerge.paper.figures.of_models import learned, representations, stitched_networks
 from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, write
 from intervmerge.paper.order import Order, rule_of, shipped
@@ -32,10 +32,12 @@ from intervmerge.space.space import read_space
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
+from intervmerge.trial.coefficients import CoefficientsConfig
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
 
 VIT_B32 = Architecture(image_size=224, patch_size=32, width=768, blocks=12, heads=12, features=512)
+MINI8 = Architecture(image_size=32, patch_size=8, width=96, blocks=12, heads=3, features=64)
 EVERY_ROW = [(name, row) for name, table in TABLES.items() for row in table.rows]
 EDITED = [(name, row) for name, row in EVERY_ROW if row.intervention is not None]
 
@@ -44,8 +46,9 @@ def named(pair: tuple[str, Row]) -> str:
     return f"{pair[0]}: {pair[1].words}"
 
 
-def placed(row: Row) -> Placement:
-    return fit(InterventionConfig(**(row.intervention or {})), width=768, num_blocks=12, grid=7)
+def placed(row: Row, shape: Architecture = VIT_B32) -> Placement:
+    config = InterventionConfig(**(row.intervention or {}))
+    return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features)
 
 
 @pytest.mark.parametrize("pair", EVERY_ROW, ids=named)
@@ -134,11 +137,27 @@ def test_turned_round_more_is_the_opposite_and_close_the_same(mean: float, error
     assert DIRECTIONS["close"](-mean, error) == DIRECTIONS["close"](mean, error)
 
 
+@pytest.mark.parametrize(("seeds", "chance"), [(2, 1 - 2 * atan(2) / pi), (3, 1 - 2 / sqrt(6)), (10**6, 0.0455)])
+def test_the_chance_of_a_false_verdict_is_that_of_students_t(seeds: int, chance: float) -> None:
+    assert false_alarm(seeds) == pytest.approx(chance, abs=1e-5)
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.words)
 def test_a_claim_compares_rows_that_there_are(claim: Claim) -> None:
     assert claim.first.rows
     assert claim.second.rows
     assert claim.direction in DIRECTIONS
+
+
+@pytest.mark.parametrize(
+    "claim", [claim for claim in CLAIMS if "more parameters" in claim.words], ids=lambda c: c.words
+)
+@pytest.mark.parametrize("shape", [VIT_B32, MINI8], ids=["ViT-B/32", "mini8"])
+def test_what_a_claim_says_of_parameters_is_so(claim: Claim, shape: Architecture) -> None:
+    def dearest(group: Group) -> int:
+        return max(extra_params(placed(row, shape)) for row in group.rows)
+
+    assert dearest(claim.first) < dearest(claim.second)
 
 
 def ours(row: Row, *runs: tuple[int, dict[str, int], dict[str, int]]) -> Measured:
@@ -268,12 +287,27 @@ def test_a_point_is_made_once_and_is_what_a_trial_comes_to(odd_folder: Path, odd
     assert few.images == 8
 
 
+def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    frozen = Training({"rule": "ties_sum"}, {"rank": 2}, TrainingConfig(steps=2), fewest(order.suite), 1)
+    learned = replace(frozen, coefficients=CoefficientsConfig(learning_rate=0.01))
+    assert learned.path(order) != frozen.path(order)
+    found = point(order, learned)
+    kept = learned.path(order).read_bytes()
+    assert point(order, learned) == found
+    assert learned.path(order).read_bytes() == kept
+    shape = order.suite.architecture
+    counted = {"width": shape.width, "num_blocks": shape.blocks, "num_tasks": len(order.suite.tasks)}
+    assert found.extra_params == count_extra_params(InterventionConfig(rank=2), **counted)
+
+
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:
     text = results(Order(str(odd_folder), tmp_path, device="cpu"), Occasion("2026-01-01", "abc"))
     lines = [line for line in text.splitlines() if "not measured" in line]
     assert len(lines) == len(CLAIMS)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)
     assert "2026-01-01, commit abc; seeds 0 to 2; training steps: none yet" in text
+    assert "Student" not in text
     assert all(f"## {name}: " in text for name in TABLES)
 
 
@@ -324,6 +358,7 @@ def test_a_table_is_made_once_measured_on_test_and_read_by_results(
     assert main([*command[:1], "results", *command[2:]]) == 0
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "training steps: 2." in text
+    assert "30 % of 2 seeds (Student's t)" in text
     measured = [line for line in text.splitlines() if line.startswith("| ") and "ours: nobody" in line]
     assert len(measured) == 5
     assert all("| 2 |" in line and "not measured" not in line for line in measured)

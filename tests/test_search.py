@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_every_shipped_space_draws_200_valid_configurations(name: str, shape: Ar
     assert all(low <= d.extra_params <= high for d in drawn)
     again = [d for d in space.sample(400) if d is not None][:200]
     assert [d.key for d in drawn] == [d.key for d in again]
+
+
+def test_the_shipped_space_and_that_of_ties_differ_in_nothing_but_the_base() -> None:
+    strong, ties = (read_space(shipped()[name]) for name in ("mini_interventions", "ties_interventions"))
+    assert replace(strong, base=ties.base) == ties
+    assert strong.base != ties.base
 
 
 def test_cost_range_is_that_of_the_listed_grid(tmp_path: Path) -> None:
@@ -518,6 +525,7 @@ def test_a_study_of_mini8_from_its_shipped_space(ray_here: None, tmp_path: Path)
     study: Study = load_study(out)
     assert len(study.record.complete) == 2
     assert "stand-in" in study.record.caption
+    assert accuracy(study.record.references["validation"]["merged"]) > 0.7  # TIES has 0.628
     assert study.record.individual_params == 7 * sum(t.numel() for t in study.base().state.values())
 
 

@@ -1,4 +1,5 @@
-"""One training outside of a study: on some of the images of `adapt`, which no space can say. Kept, made once."""
+"""One training outside of a study: on some of the images of `adapt`, or together with coefficients, which no space can
+say. Kept, made once."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from pydantic import TypeAdapter
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.batches import shuffled
-from intervmerge.engines.caches import plan_caches
+from intervmerge.engines.caches import NO_CACHES, plan_caches
 from intervmerge.files import write_whole
-from intervmerge.interventions import InterventionConfig
+from intervmerge.interventions import InterventionConfig, extra_params
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.paper.order import Order, rest_of, rule_of
 from intervmerge.records.scores import Scores
@@ -25,6 +26,7 @@ from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.images import Split
 from intervmerge.suites.suite import Suite, Task
 from intervmerge.trial.bench import Bench
+from intervmerge.trial.coefficients import CoefficientsConfig, learn_together
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
 
@@ -71,11 +73,14 @@ class Training:
     training: TrainingConfig
     images: int
     seed: int
+    coefficients: CoefficientsConfig | None = None
+    """Learned together with the interventions; then the base is theirs. None is the base as it is."""
 
     def path(self, order: Order) -> Path:
         """Where it is kept: named by all that decides it."""
         parts = (of if isinstance(of, str | None) else dict(of) for of in (self.base, self.intervention))
         rest = [asdict(self.training), self.images, self.seed]
+        rest += [] if self.coefficients is None else [asdict(self.coefficients)]
         text = json.dumps([order.suite.fingerprint, *parts, *rest], sort_keys=True)
         return order.folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
@@ -100,16 +105,33 @@ def point(order: Order, of: Training) -> Point:
 
 def _made(order: Order, of: Training) -> Point:
     began = time.perf_counter()
+    if of.coefficients is not None:
+        return _together(order, of, of.coefficients, began)
     bench = _bench(order, of)
     if of.intervention is None:
         seconds = time.perf_counter() - began
         return Point(of.images, of.seed, 0, seconds, bench.measure(None), bench.measure(None, "test"))
-    intervention = read_settings(InterventionConfig, of.intervention, "intervention")
-    training = replace(of.training, batch=min(of.training.batch, of.images))
-    result = run_trial(TrialConfig(intervention=intervention, training=training, seed=of.seed), bench)
+    result = run_trial(_config(of), bench)
     seconds = time.perf_counter() - began
     test = bench.measure(result.interventions, "test")
     return Point(of.images, of.seed, result.extra_params, seconds, result.rungs[-1].scores, test)
+
+
+def _config(of: Training) -> TrialConfig:
+    intervention = read_settings(InterventionConfig, of.intervention or {}, "intervention")
+    training = replace(of.training, batch=min(of.training.batch, of.images))
+    return TrialConfig(intervention=intervention, training=training, seed=of.seed)
+
+
+def _together(order: Order, of: Training, coefficients: CoefficientsConfig, began: float) -> Point:
+    """A point whose coefficients are learned: it has a base of its own, of which nothing is kept."""
+    suite, config = limited(order.suite, of.images), _config(of)
+    learned = learn_together(suite, config, coefficients, order.device)
+    seconds = time.perf_counter() - began
+    bench = Bench(learned.base, order.device, plan=NO_CACHES)
+    extra = len(suite.tasks) * extra_params(bench.place(config))
+    validation, test = (bench.measure(learned.interventions, split) for split in ("validation", "test"))
+    return Point(of.images, of.seed, extra, seconds, validation, test)
 
 
 def _bench(order: Order, of: Training) -> Bench:

@@ -17,6 +17,7 @@ from torch import Tensor
 from intervmerge.engines.batches import batches
 from intervmerge.errors import ConfigError
 from intervmerge.merging import State
+from intervmerge.suites.encoder import Edit
 from intervmerge.suites.suite import Suite, Task
 
 
@@ -68,6 +69,16 @@ class Schedule:
     seed: int
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is learned together with the merge, at a rate of its own: edits of what each task sees of the model."""
+
+    parameters: list[Tensor]
+    learning_rate: float
+    edit: Callable[[int, int], Edit]
+    """(place of a task, images of its batch) -> the edit of its walk."""
+
+
 def descend(
     suite: Suite,
     pixels: Mapping[str, Tensor],
@@ -75,6 +86,7 @@ def descend(
     schedule: Schedule,
     device: torch.device,
     progress: Callable[[float], None],
+    beside: Beside | None = None,
 ) -> dict[str, Tensor]:
     """Learn, then merge: the state after the last step. The loss is the sum over tasks of each batch's mean.
 
@@ -85,24 +97,29 @@ def descend(
         schedule: loss, steps, batch, learning rate, seed.
         device: where to compute.
         progress: is told the share done.
+        beside: what is learned together with it.
 
     Raises:
         ConfigError: the steps were so long that the merged weights are no longer finite.
     """
     targets = {task.name: _targets(suite, task, pixels[task.name], schedule.loss, device) for task in suite.tasks}
     encoder = suite.encoder(_merged(suite.pretrained, learned)).to(device).requires_grad_(True)
-    optimizer = torch.optim.Adam(learned.parameters, lr=schedule.learning_rate)
+    groups = [{"params": learned.parameters, "lr": schedule.learning_rate}]
+    if beside is not None:
+        groups.append({"params": beside.parameters, "lr": beside.learning_rate})
+    optimizer = torch.optim.Adam(groups)
     sizes = {name: len(images) for name, images in pixels.items()}
     starts = dict(zip(sizes, torch.tensor([0, *sizes.values()]).cumsum(0), strict=False))
     order = batches(sizes, schedule.batch, schedule.steps, schedule.seed) if schedule.steps else torch.empty(0)
     weights = dict(encoder.tower.named_parameters())
     for step, index in enumerate(order, start=1):
         encoder.zero_grad()
-        for task, images in zip(suite.tasks, index, strict=True):
-            images = images - starts[task.name]
-            features = encoder.features(suite.normalise(pixels[task.name][images].to(device)))
-            schedule.loss.of(task, features, targets[task.name][images].to(device)).backward()
         optimizer.zero_grad()
+        for place, (task, images) in enumerate(zip(suite.tasks, index, strict=True)):
+            images = images - starts[task.name]
+            entering = encoder.embed(suite.normalise(pixels[task.name][images].to(device)))
+            features = encoder.run(entering, beside.edit(place, len(images)) if beside else None)
+            schedule.loss.of(task, features, targets[task.name][images].to(device)).backward()
         for name, weight in weights.items():
             layer = learned.layer(name)
             if layer.requires_grad and weight.grad is not None:

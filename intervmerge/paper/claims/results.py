@@ -11,7 +11,7 @@ from pathlib import Path
 from intervmerge.files import write_whole
 from intervmerge.paper.claims.comparing import Outcome, outcome
 from intervmerge.paper.claims.table import CLAIMS
-from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN
+from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN, false_alarm
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.measured import Reader
 from intervmerge.paper.tables.published import TABLES
@@ -81,7 +81,15 @@ def _claims(found: Sequence[Outcome], suite: str) -> str:
         "hold* where the same is true of the opposite, and else it *cannot be told*. Standard errors are over seeds; "
         "those of the choice of test images come on top."
     )
-    return "\n".join([*lines, "", rule, ""])
+    return "\n".join([*lines, "", f"{rule}{_chance(found)}", ""])
+
+
+def _chance(found: Sequence[Outcome]) -> str:
+    """How often luck alone decides a claim, after a space; empty where nothing has a standard error."""
+    seeds = sorted({own.verdict.seeds for own in found if own.verdict.error is not None})
+    shares = ", ".join(f"{100 * false_alarm(count):.0f} % of {count} seeds" for count in seeds)
+    luck = f"Where there is no difference, one is found all the same, one way or the other, in {shares} (Student's t)"
+    return f" {luck}: of many claims some are decided by luck alone." if seeds else ""
 
 
 def write_results(order: Order, occasion: Occasion) -> Path:

@@ -20,7 +20,13 @@ COUNTS = (8, 32, 128)
 """Images a task, and all."""
 READ = 256
 """Images a task, at most, that a base is made with."""
-INTERVENTION: Mapping[str, Any] = MappingProxyType({"formula": "noreft", "rank": 1})
+REPAIRS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "interventions": MappingProxyType({"formula": "noreft", "rank": 1}),
+        "Surgery": MappingProxyType({"formula": "surgery", "rank": 16}),
+    }
+)
+"""What repairs a base."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,15 @@ class FewBase:
     words: str
     base: Callable[[int], Mapping[str, Any]]
     reads: bool = False
+    repairs: tuple[str, ...] = tuple(REPAIRS)
+    """Rows of REPAIRS."""
 
 
 BASES = (
     FewBase("TIES", lambda images: {"rule": "ties_sum", "scaling": 0.3}),
     FewBase("WUDI, flow", lambda images: {"rule": "wudi_flow"}),
     FewBase("FeatCal on WUDI, flow", lambda images: {"rule": "featcal", "first": {"rule": "wudi_flow"},
-            "extrapolation": 1.0, "images": min(images, READ)}, reads=True),
+            "extrapolation": 1.0, "images": min(images, READ)}, reads=True, repairs=("interventions",)),
 )  # fmt: skip
 """Today's base, the best of those without images, and the best of those with."""
 
@@ -51,8 +59,10 @@ def few_images(order: Order, watch: Watcher) -> Picture:
             watch.phase(f"few images: {own.words}, {count} images a task")
             bare = Training(own.base(count), None, training, count if own.reads else counts[-1], 0)
             lines.setdefault(own.words, []).append(_made(order, [bare]))
-            again = [Training(own.base(count), INTERVENTION, training, count, seed) for seed in range(order.seeds)]
-            lines.setdefault(f"{own.words} + interventions", []).append(_made(order, again))
+            for repair in own.repairs:
+                chosen = _fitting(order, REPAIRS[repair])
+                again = [Training(own.base(count), chosen, training, count, seed) for seed in range(order.seeds)]
+                lines.setdefault(f"{own.words} + {repair}", []).append(_made(order, again))
     across = [
         Panel("few images", "images a task", ACCURACY,
               [_line(n, p, counts) for n, p in lines.items()], logarithmic=True),
@@ -60,11 +70,17 @@ def few_images(order: Order, watch: Watcher) -> Picture:
               [_line(n, p, [_seconds(own) for own in p]) for n, p in lines.items()], logarithmic=True),
     ]  # fmt: skip
     text = (
-        f"{order.suite.name}; interventions: noreft rank 1, all blocks, class token, {training.steps} steps, mean over "
-        f"seeds with sample standard deviation; bases read at most {READ} images a task; seconds are this machine's."
-        f"{order.note}"
+        f"{order.suite.name}; interventions: noreft rank 1, all blocks, class token; Surgery: rank 16, at most half "
+        f"the feature; {training.steps} steps, mean over seeds with sample standard deviation; bases read at most "
+        f"{READ} images a task; seconds are this machine's.{order.note}"
     )
     return Picture("Few images, few seconds", text, across)
+
+
+def _fitting(order: Order, repair: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a rank that the suite's tower has."""
+    shape = order.suite.architecture
+    return {**repair, "rank": min(repair["rank"], shape.width // 2, shape.features // 2)}
 
 
 def _made(order: Order, wanted: Sequence[Training]) -> list[Point]:

@@ -9,11 +9,16 @@ from intervmerge.analysis.sensitivity import sensitivity
 from intervmerge.paper.figures.pictures import Panel, Picture, Series
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.measured import Measured, Reader
-from intervmerge.paper.tables.published import BASES, BLOCKS, RANK_CHOICES, TABLES
+from intervmerge.paper.tables.published import BASES, BLOCKS, RANK_CHOICES, RANKS, SURGERY, TABLES
 from intervmerge.paper.tables.rows import LAYER_WISE, Row
 from intervmerge.paper.tables.sheets import caption
 
 ACCURACY = "accuracy on test, mean over tasks, %"
+RANK_LINES = {
+    **{(RANKS, base): words for base, words in BASES.items()},
+    (SURGERY, LAYER_WISE): f"{BASES[LAYER_WISE]}, Surgery",
+}
+"""Grid and base of each curve of figure 6, in words."""
 
 
 def series(name: str, rows: Sequence[Measured], x: Callable[[Measured], float], *, joined: bool = True) -> Series:
@@ -43,12 +48,11 @@ def figure6(order: Order) -> Picture:
     """Accuracy over rank on each base, ours and the paper's."""
     rows, shape = Reader(order).table(TABLES["table6"]), order.suite.architecture
     ours = [
-        series(words, [own for own in rows if own.row.base == base and own.row.intervention], _rank)
-        for base, words in BASES.items()
+        series(words, [own for own in rows if own.row in _of(*place)], _rank) for place, words in RANK_LINES.items()
     ]
     paper = [
-        Series(words, list(RANK_CHOICES), [own.published.mean for own in _of(base) if own.published])
-        for base, words in BASES.items()
+        Series(words, list(RANK_CHOICES), [own.published.mean for own in _of(*place) if own.published])
+        for place, words in RANK_LINES.items()
     ]
     panels = [
         Panel(f"{order.suite.name}, width {shape.width}", "rank", ACCURACY, ours, logarithmic=True),
@@ -61,8 +65,9 @@ def _rank(own: Measured) -> float:
     return float((own.row.intervention or {})["rank"])
 
 
-def _of(base: str) -> list[Row]:
-    return [row for row in TABLES["table6"].rows if row.base == base and row.intervention is not None]
+def _of(grid: str, base: str) -> list[Row]:
+    rows = (row for row in TABLES["table6"].rows if row.intervention is not None and row.coefficients is None)
+    return [row for row in rows if (row.grid, row.base) == (grid, base)]
 
 
 def by_block(order: Order) -> Picture:

@@ -17,6 +17,7 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import text_of
 from intervmerge.study.journal import JOURNAL
 from intervmerge.study.study import load_study
+from intervmerge.trial.coefficients import CoefficientsConfig
 from intervmerge.trial.config import TrainingConfig
 
 
@@ -71,7 +72,7 @@ class Reader:
         """The canonical placement of a row's interventions on the suite."""
         shape = self._order.suite.architecture
         config = InterventionConfig(**(row.intervention or {}))
-        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid)
+        return fit(config, width=shape.width, num_blocks=shape.blocks, grid=shape.grid, features=shape.features)
 
     def _count(self, row: Row) -> int | None:
         try:
@@ -87,7 +88,7 @@ class Reader:
         """A row, as far as it was made."""
         if row.intervention is None:
             return self._model(row)
-        read = self._trial if row.grid not in CUT else self._point
+        read = self._point if is_point(row) else self._trial
         found = (read(row, seed) for seed in range(self._order.seeds))
         return Measured(row, self._count(row), tuple(run for run in found if run is not None))
 
@@ -123,18 +124,25 @@ CUT = ("table8_data",)
 """Spaces whose rows are trained on a part of the images, outside of studies."""
 
 
+def is_point(row: Row) -> bool:
+    """Whether a row is trained outside of studies."""
+    return row.grid in CUT or row.coefficients is not None
+
+
 def training_of(order: Order, row: Row, seed: int) -> Training:
-    """What trains a row on its share of the images."""
+    """What trains a row on its share of the images, perhaps together with coefficients."""
     space = order.space(row.grid)
     known = {name: getattr(space.training, name) for name in ("steps", "learning_rate")}
     images = max(1, round(row.share * fewest(order.suite)))
-    return Training(order.bases(row.grid)[row.base], row.intervention, TrainingConfig(**known), images, seed)
+    coefficients = None if row.coefficients is None else CoefficientsConfig(**row.coefficients)
+    base, training = order.bases(row.grid)[row.base], TrainingConfig(**known)
+    return Training(base, row.intervention, training, images, seed, coefficients)
 
 
 def make_points(order: Order, table: Table, seed: int) -> list[Point]:
-    """Train what a table whose rows are shares of the images lacks of a seed."""
+    """Train what a table lacks of a seed outside of studies."""
     found = []
     for row in table.rows:
-        if row.grid in CUT and not order.is_over:
+        if is_point(row) and not order.is_over:
             found.append(point(order, training_of(order, row, seed)))
     return found

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from intervmerge.paper.tables.rows import LAYER_WISE, TASK_WISE, Published, Row, Slices, Table, model, repaired
 
 PAPER = "IntervMerge, arXiv:2412.17023"
-METHODS, TOKENS, BLOCKS, RANKS, FORMULAS, DATA, STRONG = (
+METHODS, TOKENS, BLOCKS, RANKS, FORMULAS, DATA, SURGERY, STRONG = (
     *("table1_methods", "table2_tokens", "table3_blocks", "table6_ranks", "table7_formulas", "table8_data"),
+    "surgery",
     "strong_bases",
 )
 BASES = {
@@ -31,7 +32,19 @@ RANK_FIGURES = {
 }
 """Table 6, by rank."""
 RANK_CHOICES = (1, 8, 16, 64)
-"""Of Table 6; on a narrow tower the last is cut to half the width."""
+"""Of Table 6; on a narrow tower the last is cut to half the width, or half the feature."""
+SURGERY_FIGURES = {
+    "ties_sum": 83.1,
+    "weight_average": 80.0,
+    "task_arithmetic": 80.9,
+    TASK_WISE: 81.1,
+    LAYER_WISE: 86.1,
+}
+"""Representation Surgery (arXiv:2402.02705) of rank 16 on each base, as Table 1 has it."""
+SURGERY_RANKS = (81.34, 84.55, 86.10, 87.50)
+"""Of RANK_CHOICES on layer-wise AdaMerging, as Table 6 has them."""
+LEARNED = {"by": "layer", "learning_rate": 0.01}
+"""Coefficients that are learned together with what repairs; mini8 wants a rate ten times the paper's."""
 BLOCK_ROWS = {
     "all": ("all blocks", 88.83),
     "every_2": ("every second", 88.13),
@@ -76,6 +89,21 @@ def _ranks(base: str, words: str) -> list[Row]:
     return [model(f"{words}, no interventions", RANKS, ALONE[base], base=base), *own]
 
 
+def _surgery(base: str, rank: int, published: float) -> Row:
+    return Row(f"{BASES[base]} + Surgery, rank {rank}", SURGERY, base, {"formula": "surgery", "rank": rank},
+               published=Published(published))  # fmt: skip
+
+
+def _together() -> list[Row]:
+    words = "coefficients learned together with"
+    rank_1, surgery = {"formula": "noreft", "rank": 1}, {"formula": "surgery", "rank": 16}
+    return [
+        Row(f"{words} IntervMerge, rank 1", RANKS, intervention=rank_1, coefficients=LEARNED),
+        Row(f"{words} Surgery, rank 16", SURGERY, intervention=surgery, coefficients=LEARNED,
+            published=Published(86.36)),
+    ]  # fmt: skip
+
+
 def _methods() -> list[Row]:
     bare = [model(words, RANKS, ALONE[base], base=base) for base, words in BASES.items()]
     rank_1 = [
@@ -94,6 +122,7 @@ def _methods() -> list[Row]:
         repaired(f"{BASES[LAYER_WISE]} + IntervMerge, one block", METHODS, Published(85.48), blocks="middle_1"),
         repaired(f"{BASES[LAYER_WISE]} + IntervMerge, mini", METHODS, Published(83.45), formula="lobireft",
                  slice_width="1/12", slice_shift="slice_width"),
+        *(_surgery(base, 16, figure) for base, figure in SURGERY_FIGURES.items()),
     ]  # fmt: skip
 
 
@@ -124,7 +153,8 @@ def _strong() -> list[Row]:
 
 # fmt: off
 TABLES: Mapping[str, Table] = MappingProxyType({
-    "table1": Table("methods", f"{PAPER}, Table 1", tuple(_methods()), "Surgery's rows come once it is one of ours."),
+    "table1": Table("methods", f"{PAPER}, Table 1", tuple(_methods()),
+                    "Surgery is at the final feature, and trained here as interventions are."),
     "table2": Table("tokens, rank 4", f"{PAPER}, Table 2",
                     tuple(repaired(t, TOKENS, own, token=t, rank=4) for t, own in TOKEN_ROWS.items()),
                     "The authors' code leaves all patches but one untrained: its 70.82 is no target."),
@@ -137,8 +167,11 @@ TABLES: Mapping[str, Table] = MappingProxyType({
         repaired("all blocks, slice 1/12, shifted", METHODS, Published(85.63, 0.03), slice_width="1/12",
                  slice_shift="slice_width"))),
     "table6": Table("ranks", f"{PAPER}, Table 6",
-                    tuple(row for base, words in BASES.items() for row in _ranks(base, words)),
-                    "On a narrow tower rank 64 is cut to half the width."),
+                    (*(row for base, words in BASES.items() for row in _ranks(base, words)),
+                     *(_surgery(LAYER_WISE, *own) for own in zip(RANK_CHOICES, SURGERY_RANKS, strict=True)),
+                     *_together()),
+                    "On a narrow tower rank 64 is cut to half the width; that of Surgery, to half the feature. Where "
+                    "coefficients are learned too, all start at 0.3 and the exact engine trains, with nothing kept."),
     "table7": Table("formulas, rank 4", f"{PAPER}, Table 7",
                     tuple(repaired(f, FORMULAS, own, formula=f, rank=4) for f, own in FORMULA_ROWS.items())),
     "table8": Table("images to adapt on, rank 1", f"{PAPER}, Table 8", tuple(_data()),

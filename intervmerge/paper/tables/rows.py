@@ -43,6 +43,8 @@ class Row:
     """Where there are no interventions: the merged base, or another model that studies are compared with."""
     share: float = 1.0
     """Of the images of `adapt`."""
+    coefficients: Mapping[str, Any] | None = None
+    """Settings of CoefficientsConfig, learned together with the interventions; None leaves the base as it is."""
     published: Published | None = None
 
 
