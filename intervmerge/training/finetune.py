@@ -90,7 +90,7 @@ def finetune(
     row, recipe, place = lookup(METHODS, method, "method"), recipe or Recipe(), find_device(device)
     chosen = read_settings(row.options, options or {}, method)
     learners = [suite.task(name) for name in tasks]
-    lesson = Lesson([_labelled(suite, task, task.name in mirrored) for task in learners])
+    lesson = Lesson([labelled(suite, task, task.name in mirrored) for task in learners])
     if recipe.batch > len(lesson):
         rule = "a step takes an image once"
         raise ConfigError("training.batch", recipe.batch, rule, f"1 to {len(lesson)}, all images of `train`")
@@ -149,11 +149,16 @@ def is_finetuned(path: Path, suite: Suite, training: Mapping[str, Any]) -> bool:
             noted = file.metadata() or {}
     except (OSError, SafetensorError):
         return False
-    return bool(noted.get("training") == json.dumps(training) and noted.get("fingerprint") == suite.fingerprint)
+    return bool(noted == _notes(suite, training))
+
+
+def _notes(suite: Suite, training: Mapping[str, Any]) -> dict[str, str]:
+    """What is written beside weights: one entry, as several are written in any order, and equal ones are equal bytes."""
+    return {"training": json.dumps({"suite": suite.name, "fingerprint": suite.fingerprint, **training})}
 
 
 def _write(suite: Suite, student: Student, out: Path, training: Mapping[str, Any], as_task_vector: bool) -> None:
-    notes = {"suite": suite.name, "fingerprint": suite.fingerprint, "training": json.dumps(training)}
+    notes = _notes(suite, training)
     pairs = [replace(pair, b=pair.b.cpu(), a=pair.a.cpu()) for pair in student.pairs()] if as_task_vector else []
     state = {name: weight.cpu() for name, weight in student.state().items()}
     for name, weight in state.items():
@@ -171,7 +176,12 @@ def _write_curve(out: Path, curve: Sequence[Point]) -> None:
     write_whole(out.with_name(f"{out.stem}.curve.jsonl"), lines.encode())
 
 
-def _labelled(suite: Suite, task: Task, mirror: bool) -> TaskImages:
+def labelled(suite: Suite, task: Task, mirror: bool = False) -> TaskImages:
+    """The images to fine-tune a task on, half of them mirrored by chance if asked for.
+
+    Raises:
+        SuiteError: there are none.
+    """
     split = task.splits.get("train")
     if split is None or split.labels is None:
         where = f"suite {suite.name}, task {task.name}"

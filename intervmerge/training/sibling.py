@@ -18,7 +18,7 @@ from intervmerge.machine import cache_folder
 from intervmerge.quoting import as_file
 from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.suites.suite_file import SuiteFile, files_of
-from intervmerge.training.finetune import finetune, is_finetuned, training_of
+from intervmerge.training.finetune import finetune, is_finetuned, labelled, training_of
 from intervmerge.training.methods.table import METHODS
 from intervmerge.training.recipe import Recipe
 
@@ -61,6 +61,9 @@ def finetune_each(
     lookup(METHODS, method, "method")
     if (out / "suite.yaml").exists():
         raise ConfigError("--out", out / "suite.yaml", "nothing is written over", "a folder without a suite")
+    for each in suite.tasks:
+        labelled(suite, each)  # refused before the first of them was trained for hours
+    (out / "weights").mkdir(parents=True, exist_ok=True)
     found = {}
     for task in suite.task_names:
         own, path = recipe(task), out / f"weights/{as_file(task)}.task_vector.safetensors"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from intervmerge.analysis.arithmetic.adding import direction
 from intervmerge.analysis.arithmetic.lines import Gauge
@@ -66,7 +65,7 @@ def interference(suite: Suite, split: str = "validation", images: int = 500, dev
     lost = {NETWORK: _lost_by_network(gauge, split), TANGENT: [_lost_by_tangent(t, seen[t.name], split, names)
                                                                for t in few.tasks]}  # fmt: skip
     told = {name: rank_correlation(off_diagonal(change), off_diagonal(own)) for name, own in lost.items()}
-    return Interference(names, images, change, MappingProxyType(lost), told)
+    return Interference(names, images, change, lost, told)
 
 
 def fewer(suite: Suite, split: str, images: int) -> Suite:

@@ -10,8 +10,10 @@ from intervmerge.analysis.arithmetic.adding import direction
 from intervmerge.analysis.arithmetic.lines import Accuracies, Gauge, Point, best, mean, normalised
 from intervmerge.analysis.tangent.expanding import Tangent, expand
 from intervmerge.bases.by_images import make
+from intervmerge.bases.from_images.settings import AdaMerging
 from intervmerge.machine import find_device
 from intervmerge.merging import combine, merge_states, task_vector
+from intervmerge.paper.points import fewest
 from intervmerge.suites.suite import Suite
 
 SCALINGS = tuple(number / 20 for number in range(21))
@@ -73,7 +75,9 @@ def multitask(stage: Stage) -> Found:
 
 def ada_merging(stage: Stage) -> Found:
     """AdaMerging by layer, whose coefficients are learnt on `adapt`."""
-    return Found(stage.gauge.accuracy(make(stage.suite, "adamerging_layer_wise", device=stage.device).state, "test"))
+    images = min(AdaMerging().images, fewest(stage.suite))
+    made = make(stage.suite, "adamerging_layer_wise", device=stage.device, images=images)
+    return Found(stage.gauge.accuracy(made.state, "test"))
 
 
 def along_rule(rule: str) -> Measure:

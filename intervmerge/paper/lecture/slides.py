@@ -18,8 +18,8 @@ TITLE = "slides: ways to fine-tune and to merge"
 COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, λ searched", "λ")
 NOTE = (
     "Accuracy on test in percent, mean over tasks; a model without λ stands under λ = 1. λ is searched on validation "
-    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. The slides' figures are of ViT-B/32 "
-    "and of other checkpoints: compare the order, not the figures."
+    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. The slides' figures are of "
+    "ViT-B/32 and of other checkpoints: compare the order, not the figures."
 )
 
 
