@@ -289,7 +289,7 @@ def test_tau_jp_of_a_task_vector_with_itself_is_the_norm_of_the_linearised_chang
         assert found.change[row][row] == pytest.approx(expected, rel=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------------------- interference
+# --------------------------------------------------------------------------------------------------------- interference
 
 
 def test_what_is_lost_is_what_adding_a_task_takes_from_another(suite: Suite) -> None:
@@ -327,7 +327,7 @@ def test_of_one_task_or_no_images_there_is_no_interference(suite: Suite) -> None
         interference(suite, images=0)
 
 
-# ------------------------------------------------------------------------------------------------------------------- CKA
+# ------------------------------------------------------------------------------------------------------------------ CKA
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -153,7 +153,7 @@ def is_finetuned(path: Path, suite: Suite, training: Mapping[str, Any]) -> bool:
 
 
 def _notes(suite: Suite, training: Mapping[str, Any]) -> dict[str, str]:
-    """What is written beside weights: one entry, as several are written in any order, and equal ones are equal bytes."""
+    """What is noted beside weights: one entry, as several are written in any order; so equal files have equal bytes."""
     return {"training": json.dumps({"suite": suite.name, "fingerprint": suite.fingerprint, **training})}
 
 
