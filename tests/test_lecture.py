@@ -373,16 +373,16 @@ def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, su
 
 @pytest.fixture(scope="module")
 def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
-    """With everything measured."""
+    """With everything measured but AdaMerging, which takes its 500 steps."""
     found = Order(str(home / "odd"), tmp_path_factory.mktemp("order"), device="cpu")
-    assert measure(found, Silence())
+    assert measure(found, Silence(), ENTRIES.keys() - {"adamerging"})
     return found
 
 
 @pytest.mark.slow
 def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order, suite: Suite) -> None:
     found, gauge = known(order), Gauge(suite, "cpu")
-    assert set(found) == set(ENTRIES)
+    assert set(found) == ENTRIES.keys() - {"adamerging"}
     assert [key for key, own in found.items() if own.missing] == ["multi-task"]
     assert found["pre-trained"].as_it_is == gauge.accuracy(suite.pretrained, "test")
     for figure, scaling in ((AT_ONE, 1.0), (SEARCHED, found["non-linear"].scaling)):
@@ -410,7 +410,7 @@ def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path)
 def test_what_is_known_is_not_measured_again(order: Order) -> None:
     path = order.folder / "slides.json"
     before = path.stat().st_mtime_ns
-    assert measure(order, Silence())
+    assert measure(order, Silence(), known(order))
     assert path.stat().st_mtime_ns == before
 
 
@@ -434,8 +434,9 @@ def test_every_row_of_the_table_is_shown_with_what_it_lacks(odd_folder: Path, tm
 
 @pytest.mark.slow
 def test_every_figure_and_question_of_a_claim_is_one_of_the_lectures(order: Order) -> None:
-    """With the multi-task model given, every claim has a number a task."""
-    found = {**known(order), "multi-task": Found(dict.fromkeys(TASKS, 1.0))}
+    """With two models given, every claim has a number a task."""
+    given = dict.fromkeys(("multi-task", "adamerging"), Found(dict.fromkeys(TASKS, 1.0)))
+    found = {**known(order), **given}
     assert {len(claim.differences(found)) for claim in CLAIMS} == {len(TASKS)}
     assert all(claim.differences({}) == [] for claim in CLAIMS)
     assert {held(claim, {}).words for claim in CLAIMS} == {OPEN}
@@ -489,11 +490,11 @@ def test_without_a_sibling_of_lora_it_is_said_how_to_build_it(
 @pytest.mark.slow
 def test_the_slides_are_one_command(order: Order, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--suite", str(home / "odd"), "--out", str(order.folder), "--device", "cpu", "--quiet"]
-    assert main(["reproduce", "slides", *flags]) == 0
+    assert main(["reproduce", "slides", *flags, "--minutes", "1e-9"]) == 0  # the time is up: what is known is shown
     assert "tau-Jp, task arithmetic of tangent models" in " ".join(capsys.readouterr().out.split())
     assert (order.folder / "slides.md").is_file()
     assert main(["reproduce", "results", *flags]) == 0
     text = (order.folder / "RESULTS.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.endswith("| the slides |")]
     assert len(lines) == len(CLAIMS)
-    assert [line for line in lines if "not measured" in line] == [line for line in lines if "all tasks beats" in line]
+    assert [line for line in lines if "not measured" in line] == [line for line in lines if "AdaMerging" in line]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -51,9 +51,9 @@ def known(order: Order) -> dict[str, Found]:
     return found
 
 
-def measure(order: Order, watch: Watcher) -> bool:
-    """Measure what is not known yet; whether there was time for all of it."""
-    for key in (key for key in ENTRIES if key not in known(order)):
+def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
+    """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
+    for key in [key for key in ENTRIES if key in keys and key not in known(order)]:
         if order.is_over:
             return False
         watch.phase(f"the lecture: {key}")
