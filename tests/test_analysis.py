@@ -4,7 +4,7 @@ import pytest
 import torch
 from odd_suite import SHAPE
 
-from intervmerge.analysis.coefficients import AFTER, BEFORE, by_depth, over_coefficients
+from intervmerge.analysis.coefficients import AFTER, BEFORE, by_depth
 from intervmerge.analysis.models import Model, student, teacher
 from intervmerge.analysis.representations import bias_by_block, features_of, on_plane, principal_plane
 from intervmerge.analysis.sensitivity import best_places, sensitivity
@@ -13,7 +13,7 @@ from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.interventions import InterventionConfig, Interventions
 from intervmerge.records.record import Record, Rung
-from intervmerge.records.scores import Score, accuracy
+from intervmerge.records.scores import Score
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
@@ -107,18 +107,6 @@ def test_the_plane_of_features_that_lie_in_one_keeps_their_distances_and_its_sig
     assert placed.var(0)[0] > placed.var(0)[1]
     assert torch.equal(principal_plane(features.flip(0))[1].sign(), plane[1].sign())
     torch.testing.assert_close(on_plane(features.flip(0), principal_plane(features.flip(0))), placed.flip(0))
-
-
-def test_without_coefficients_the_model_is_the_pre_trained_one_and_one_task_alone_at_1_is_its_own(odd: Suite) -> None:
-    bench = Bench(merge(odd, scaling=0.3), "cpu", plan=NO_CACHES)
-    found = over_coefficients(odd, [0.0, 0.5], device="cpu")
-    assert list(found) == [0.0, 0.5]
-    known = references(bench, "validation")
-    assert {task: score.correct for task, score in found[0.0].items()} == {
-        task: score.correct for task, score in known["pre-trained"].items()
-    }
-    alone = over_coefficients(odd.only(["green"]), [1.0], device="cpu")
-    assert accuracy(alone[1.0]) == known["individual"]["green"].accuracy
 
 
 def test_coefficients_by_depth_are_means_of_a_depths_layers(odd: Suite) -> None:

@@ -25,7 +25,7 @@ DOORS = {
     "open_clip": ("suites/", "training/", "suite_build/"),
     "torchvision": ("suites/", "training/", "suite_build/"),
     "PIL": ("suites/datasets/preprocess.py", "suite_build/", "bundle/"),
-    "scipy": ("suites/datasets/sources/svhn.py", "paper/claims/verdicts.py"),
+    "scipy": ("suites/datasets/sources/svhn.py", "analysis/tangent/interfering.py", "paper/claims/verdicts.py"),
     "skimage": ("suite_build/",),
     "fontTools": ("suite_build/",),
     "mlxtend": ("suite_build/",),

@@ -20,6 +20,7 @@ from intervmerge.paper.claims.table import CLAIMS, Claim, Group
 from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, OPEN, false_alarm, verdict
 from intervmerge.paper.figures.of_models import learned, representations, stitched_networks
 from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, write
+from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
 from intervmerge.paper.order import Order, rule_of, shipped
 from intervmerge.paper.points import Training, fewest, limited, point
 from intervmerge.paper.tables.measured import CUT, Measured, Run
@@ -304,7 +305,7 @@ def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_f
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:
     text = results(Order(str(odd_folder), tmp_path, device="cpu"), Occasion("2026-01-01", "abc"))
     lines = [line for line in text.splitlines() if "not measured" in line]
-    assert len(lines) == len(CLAIMS)
+    assert len(lines) == len(CLAIMS) + len(SLIDE_CLAIMS)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)
     assert "2026-01-01, commit abc; seeds 0 to 2; training steps: none yet" in text
     assert "Student" not in text

@@ -1,4 +1,4 @@
-"""Accuracy over the coefficients λ of task arithmetic, and AdaMerging's coefficients by depth."""
+"""AdaMerging's coefficients by depth."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from intervmerge.bases.merged import merge
-from intervmerge.engines.caches import NO_CACHES
-from intervmerge.records.scores import Score
-from intervmerge.stores.store import InProcessStore
-from intervmerge.suites.suite import Suite
-from intervmerge.trial.bench import Bench
-
 BEFORE, AFTER = "before the blocks", "after the blocks"
 BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
-
-
-def over_coefficients(
-    suite: Suite, scalings: Sequence[float], split: str = "validation", device: str = "auto"
-) -> dict[float, dict[str, Score]]:
-    """λ, one for all tasks, to scores by task of θ_pre + λ Σ τ; λ = 0 is the pre-trained model.
-
-    Source: task arithmetic, arXiv:2212.04089.
-    """
-    store, found = InProcessStore(), {}
-    for scaling in scalings:
-        bench = Bench(merge(suite, "task_arithmetic", store=store, scaling=scaling), device, plan=NO_CACHES)
-        found[scaling] = bench.measure(None, split)
-    return found
 
 
 def depth_of(layer: str) -> str:

@@ -10,6 +10,7 @@ from intervmerge.paper.claims.results import Occasion, write_results
 from intervmerge.paper.figures import of_models, of_tables
 from intervmerge.paper.figures.few_images import few_images
 from intervmerge.paper.figures.pictures import Picture, write
+from intervmerge.paper.lecture import keeping, slides
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.grids import Grids
 from intervmerge.paper.tables.making import Made, make_tables, train
@@ -52,13 +53,18 @@ def _few_images(order: Order, watch: Watcher) -> Made:
     return Made(write(picture, order.folder / "few_images", "few_images"), (), not order.is_over)
 
 
+def _slides(order: Order, watch: Watcher) -> Made:
+    whole = keeping.measure(order, watch)
+    return Made(slides.write(order), [slides.terminal(order)], whole)
+
+
 def _results(order: Order, watch: Watcher) -> Made:
     return Made([write_results(order, Occasion.now())])
 
 
 def _all(order: Order, watch: Watcher) -> Made:
     made = make_tables(list(TABLES), order, watch)
-    rest = [TARGETS[name](order, watch) for name in (*FIGURES, "few_images") if not order.is_over]
+    rest = [TARGETS[name](order, watch) for name in (*FIGURES, "few_images", "slides") if not order.is_over]
     files = [path for own in (made, *rest, _results(order, watch)) for path in own.files]
     return Made(files, (), all(own.whole for own in (made, *rest)) and not order.is_over)
 
@@ -68,6 +74,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         **{name: partial(_table, name) for name in TABLES},
         **{name: partial(_figure, name) for name in FIGURES},
         "few_images": _few_images,
+        "slides": _slides,
         "results": _results,
         "all": _all,
     }

@@ -202,7 +202,7 @@ def _open(folder: Path, file: SuiteFile) -> Suite:
         tower = Encoder(architecture).tower
     expected = {name: parameter.shape for name, parameter in tower.named_parameters()}
     pretrained = read_state(folder / file.pretrained, expected, exact=False)
-    multitask = read_state(folder / file.multitask, expected, exact=False) if file.multitask else None
+    multitask = read_task_vector(folder / file.multitask, expected) if file.multitask else None
     tasks = tuple(_open_task(folder, task, pretrained, expected, architecture) for task in file.tasks)
     return Suite(folder, file, architecture, pretrained, multitask, tasks)
 

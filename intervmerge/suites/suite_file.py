@@ -84,6 +84,8 @@ class SuiteFile:
     tasks: list[TaskFile]
     multitask: str | None = None
     """Task vector of one model trained on all tasks, the upper reference."""
+    finetuned_by: str = ""
+    """How its models were fine-tuned, such as `linearized`: a row of METHODS of training; empty where nobody says."""
     note: str = ""
     """Printed beside every figure made with this suite."""
     sha256: dict[str, str] = field(default_factory=dict)

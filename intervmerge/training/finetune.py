@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from intervmerge.engines.computing import autocast
@@ -17,9 +18,11 @@ from intervmerge.errors import ConfigError, SuiteError, lookup
 from intervmerge.files import write_whole
 from intervmerge.finite import check_finite
 from intervmerge.machine import find_device
+from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.settings import read_settings
-from intervmerge.suites.checkpoints import write_state
+from intervmerge.suites.checkpoints import shapes, write_state
 from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.readers.pairs import write_pairs
 from intervmerge.suites.suite import CHUNK, Suite, Task, zero_shot
 from intervmerge.training.checkpoint import Checkpoint, Point
 from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy
@@ -56,6 +59,7 @@ def finetune(
     seed: int = 0,
     device: str = "auto",
     as_task_vector: bool = False,
+    mirrored: Collection[str] = (),
     on_step: Callable[[int], None] = lambda step: None,
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> Finetuned:
@@ -72,7 +76,8 @@ def finetune(
         options: the method's own settings; those left out have their defaults.
         seed: of the order of images, and of initial values.
         device: `auto` is CUDA where there is one; the encoder computes in bf16 there.
-        as_task_vector: write fine-tuned minus pre-trained weights instead.
+        as_task_vector: write fine-tuned minus pre-trained weights instead; of LoRA its pairs, a small file.
+        mirrored: tasks of whose images half are mirrored, by chance.
         on_step: told how many steps are done.
         on_point: told each new point of the curve.
 
@@ -85,7 +90,7 @@ def finetune(
     row, recipe, place = lookup(METHODS, method, "method"), recipe or Recipe(), find_device(device)
     chosen = read_settings(row.options, options or {}, method)
     learners = [suite.task(name) for name in tasks]
-    lesson = Lesson([_labelled(suite, task) for task in learners])
+    lesson = Lesson([labelled(suite, task, task.name in mirrored) for task in learners])
     if recipe.batch > len(lesson):
         rule = "a step takes an image once"
         raise ConfigError("training.batch", recipe.batch, rule, f"1 to {len(lesson)}, all images of `train`")
@@ -93,7 +98,7 @@ def finetune(
         raise ConfigError("--out", out, "nothing is written over", "a file that is not there yet")
     others = [_draw(suite, task, place) for task in suite.tasks if task.name not in tasks]
     student = row.build(_pretrained(suite), chosen, Surroundings(seed, others)).to(place)
-    said = {"tasks": list(tasks), "method": method, **asdict(chosen), **asdict(recipe), "seed": seed}
+    said = training_of(tasks, recipe, method, options, seed, mirrored)
     aside = Checkpoint(out.with_name(f"{out.name}.unfinished"), {"suite": suite.fingerprint, **said})
 
     def on_curve(curve: list[Point]) -> None:
@@ -113,14 +118,57 @@ def finetune(
         on_point=on_curve,
     )
     _write_curve(out, curve)  # again: a call that was killed at its last point may have written none
+    _write(suite, student, out, said, as_task_vector)
+    aside.path.unlink(missing_ok=True)
+    return Finetuned(student, curve)
+
+
+def training_of(
+    tasks: Sequence[str],
+    recipe: Recipe,
+    method: str,
+    options: Mapping[str, Any] | None,
+    seed: int,
+    mirrored: Collection[str] = (),
+) -> dict[str, Any]:
+    """What decides a fine-tuning of a suite, as plain values; it is noted in the file of weights.
+
+    Raises:
+        ConfigError: a method that is none, or a setting that it does not know.
+    """
+    chosen = read_settings(lookup(METHODS, method, "method").options, options or {}, method)
+    said = {"tasks": list(tasks), "method": method, **asdict(chosen), **asdict(recipe), "seed": seed}
+    turned = [name for name in tasks if name in mirrored]
+    return {**said, "mirrored": turned} if turned else said
+
+
+def is_finetuned(path: Path, suite: Suite, training: Mapping[str, Any]) -> bool:
+    """Whether a file holds weights that just this fine-tuning of a suite wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            noted = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return False
+    return bool(noted == _notes(suite, training))
+
+
+def _notes(suite: Suite, training: Mapping[str, Any]) -> dict[str, str]:
+    """What is noted beside weights: one entry, as several are written in any order; so equal files have equal bytes."""
+    return {"training": json.dumps({"suite": suite.name, "fingerprint": suite.fingerprint, **training})}
+
+
+def _write(suite: Suite, student: Student, out: Path, training: Mapping[str, Any], as_task_vector: bool) -> None:
+    notes = _notes(suite, training)
+    pairs = [replace(pair, b=pair.b.cpu(), a=pair.a.cpu()) for pair in student.pairs()] if as_task_vector else []
     state = {name: weight.cpu() for name, weight in student.state().items()}
     for name, weight in state.items():
         check_finite(weight, "weights", name)
-    if as_task_vector:
-        state = {name: weight - suite.pretrained[name] for name, weight in state.items()}
-    write_state(out, state, {"suite": suite.name, "fingerprint": suite.fingerprint, "training": json.dumps(said)})
-    aside.path.unlink(missing_ok=True)
-    return Finetuned(student, curve)
+    if pairs:
+        write_pairs(out, LowRankVector(shapes(state), pairs), notes)
+    elif as_task_vector:
+        write_state(out, {name: weight - suite.pretrained[name] for name, weight in state.items()}, notes)
+    else:
+        write_state(out, state, notes)
 
 
 def _write_curve(out: Path, curve: Sequence[Point]) -> None:
@@ -128,13 +176,18 @@ def _write_curve(out: Path, curve: Sequence[Point]) -> None:
     write_whole(out.with_name(f"{out.stem}.curve.jsonl"), lines.encode())
 
 
-def _labelled(suite: Suite, task: Task) -> TaskImages:
+def labelled(suite: Suite, task: Task, mirror: bool = False) -> TaskImages:
+    """The images to fine-tune a task on, half of them mirrored by chance if asked for.
+
+    Raises:
+        SuiteError: there are none.
+    """
     split = task.splits.get("train")
     if split is None or split.labels is None:
         where = f"suite {suite.name}, task {task.name}"
         allowed = "images with the split `train`; for mini8: intervmerge suite build mini8 --train --out DIR"
         raise SuiteError(where, "no split `train`", "fine-tuning needs labelled images that nothing else uses", allowed)
-    return TaskImages(split.pixels, split.labels, len(task.classes))
+    return TaskImages(split.pixels, split.labels, len(task.classes), mirror)
 
 
 def _pretrained(suite: Suite) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +72,20 @@ def caption(suite: Suite, split: str) -> str:
 
 def write(folder: Path | None, name: str, suite: Suite, values: Mapping[str, Any], picture: Picture) -> None:
     """Write `name`.json and `name`.png, if there is a folder, and say so."""
+    from intervmerge.views.curves.picture import write_picture
+
+    write_pictured(folder, name, suite, values, lambda path: write_picture(picture, path))
+
+
+def write_pictured(
+    folder: Path | None, name: str, suite: Suite, values: Mapping[str, Any], draw: Callable[[Path], None]
+) -> None:
+    """The same of any picture, which is drawn into a PNG file."""
     if folder is None:
         return
     from intervmerge.files import write_whole
-    from intervmerge.views.curves.picture import write_picture
 
     whole_values = {"suite": suite.name, "suite_fingerprint": suite.fingerprint, **values}
     write_whole(folder / f"{name}.json", json.dumps(whole_values, indent=2, ensure_ascii=False).encode())
-    write_picture(picture, folder / f"{name}.png")
+    draw(folder / f"{name}.png")
     print(f"written: {folder / name}.json and {folder / name}.png")

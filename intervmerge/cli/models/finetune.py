@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from intervmerge.cli.program.values import check_out, check_out_file, number, wh
 from intervmerge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from intervmerge.suites.suite import Suite
     from intervmerge.training.checkpoint import Point
+    from intervmerge.training.recipe import Recipe
 
-HELP = "fine-tune the encoder on a task's labelled images, or on all tasks together"
+HELP = "fine-tune the encoder on a task's labelled images, on all tasks together, or on each in turn"
 RECIPE = {
     "steps": ("int", "optimizer steps (default 2000)"),
     "batch": ("int", "images a step (default 128)"),
@@ -25,15 +28,17 @@ RECIPE = {
     "shift": ("int", "images are moved by up to so many pixels (default 0; mini8 was made with 2)"),
 }
 """Flags that are settings of Recipe, their types, and words."""
-ALL = "all"
+ALL, EACH = "all", "each"
 TRUTHS = {"true": True, "false": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command; those left out have the defaults of Recipe."""
     parser.add_argument("--suite", default="mini8", metavar="NAME|PATH", help="with the split `train` among its images")
-    parser.add_argument("--task", required=True, metavar="TASK|all", help="one, or all together: the multi-task model")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write; new")
+    words = "one; all together, the multi-task model; or each in turn, which makes a suite of them"
+    parser.add_argument("--task", required=True, metavar="TASK|all|each", help=words)
+    words = "the safetensors file to write, new; with --task each the new suite's folder"
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE|DIR", help=words)
     parser.add_argument(
         "--method",
         default="standard",
@@ -71,6 +76,8 @@ def run(chosen: argparse.Namespace) -> int:
     given = {name: getattr(chosen, name) for name in RECIPE}
     recipe = read_settings(Recipe, {name: value for name, value in given.items() if value is not None}, "training")
     suite = open_suite(chosen)
+    if chosen.task == EACH and EACH not in suite.task_names:
+        return _each(chosen, suite, recipe, method, options)
     tasks = suite.task_names if chosen.task == ALL and ALL not in suite.task_names else [chosen.task]
     check_out_file(chosen.out)
     screen, phase = Screen(), f"fine-tuning {chosen.task}"
@@ -102,6 +109,33 @@ def run(chosen: argparse.Namespace) -> int:
         write_adapter(found.student, chosen.adapter)
     whose = f", of {METHODS[method].measured}" if METHODS[method].measured else ""
     screen.phase(f"written: {chosen.out} (validation {100 * found.accuracy:.1f} %{whose})")
+    return 0
+
+
+def _each(chosen: argparse.Namespace, suite: Suite, recipe: Recipe, method: str, options: Mapping[str, Any]) -> int:
+    from intervmerge.training.sibling import finetune_each
+    from intervmerge.views.screen import Screen
+
+    if chosen.adapter is not None:
+        raise ConfigError("--adapter", "--task each", "an adapter is of one model", "one task")
+    check_out(chosen.out)
+    screen = Screen()
+    try:
+        found = finetune_each(
+            suite,
+            chosen.out,
+            lambda task: recipe,
+            method=method,
+            options=options,
+            seed=chosen.seed,
+            device=chosen.device,
+            progress=lambda task, share: screen.progress(
+                f"fine-tuning {task}", round(share * recipe.steps), recipe.steps
+            ),
+        )
+    finally:
+        screen.close()
+    screen.phase(f"written: {found.folder}, {found.name}: {found.file.note}")
     return 0
 
 

@@ -14,7 +14,7 @@ from intervmerge.quoting import as_file
 if TYPE_CHECKING:
     from intervmerge.paper.order import Order
 
-HELP = "make a table or figure of the IntervMerge paper, beside the published one"
+HELP = "make a table or figure of the IntervMerge paper, or the lecture's table, beside the published one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         metavar="TARGET",
         help="table1 ... table8, strong_bases, figure1, figure4, figure5, figure6, sensitivity, coefficients, "
-        "few_images; results writes RESULTS.md of what was made; all makes everything. The same command goes on",
+        "few_images; slides, the lecture's table of ways to fine-tune and merge; "
+        "results writes RESULTS.md of what was made; all makes everything. The same command goes on",
     )
     parser.add_argument("--suite", default="mini8", metavar="NAME|PATH", help="a packaged suite or a folder")
     parser.add_argument("--seeds", type=whole, default=3, metavar="N", help="seeds 0 to N - 1 (default 3)")

@@ -11,7 +11,10 @@ from pathlib import Path
 from intervmerge.files import write_whole
 from intervmerge.paper.claims.comparing import Outcome, outcome
 from intervmerge.paper.claims.table import CLAIMS
-from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN, false_alarm
+from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN, Verdict, false_alarm
+from intervmerge.paper.lecture import keeping, slides
+from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
+from intervmerge.paper.lecture.claims import held
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.measured import Reader
 from intervmerge.paper.tables.published import TABLES
@@ -40,18 +43,17 @@ class Occasion:
         return cls(datetime.now(UTC).date().isoformat(), found)
 
 
-def line(found: Outcome, suite: str) -> list[str]:
+def line(claim: str, own: Verdict, test_images: int, source: str, suite: str) -> list[str]:
     """The cells of a claim, in the order of COLUMNS."""
-    own = found.verdict
     words = f"{own.words} on {suite}" if own.words == OPEN else own.words
     return [
-        found.claim.words,
+        claim,
         f"*{words}*" + ("" if own.seeds else ": not measured"),
         "-" if own.difference is None else f"{100 * own.difference:+.2f}",
         "-" if own.error is None else f"{100 * own.error:.2f}",
         str(own.seeds),
-        f"{found.test_images:,}",
-        found.claim.source,
+        f"{test_images:,}",
+        source,
     ]
 
 
@@ -60,7 +62,8 @@ def results(order: Order, occasion: Occasion) -> str:
     reader = Reader(order)
     found = [outcome(claim, reader.row) for claim in CLAIMS]
     tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
-    return "\n".join([_head(order, occasion, reader.steps), _claims(found, order.suite.name), *tables])
+    head = _head(order, occasion, reader.steps)
+    return "\n".join([head, _claims(found, order.suite.name), _slides(order), *tables, slides.markdown(order)])
 
 
 def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
@@ -73,8 +76,9 @@ def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
 
 
 def _claims(found: Sequence[Outcome], suite: str) -> str:
-    lines = ["## Claims", "", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * 4 + "---|"]
-    lines += [f"| {' | '.join(line(own, suite))} |" for own in found]
+    lines = ["## Claims", "", *_columns(COLUMNS)]
+    for own in found:
+        lines.append(f"| {' | '.join(line(own.claim.words, own.verdict, own.test_images, own.claim.source, suite))} |")
     rule = (
         f"A claim *holds* if its difference, seed by seed, is beyond {BEYOND:g} standard errors above 0; one that two "
         f"are close, if the difference and {BEYOND:g} standard errors are within {100 * CLOSE:g} point. It *does not "
@@ -90,6 +94,25 @@ def _chance(found: Sequence[Outcome]) -> str:
     shares = ", ".join(f"{100 * false_alarm(count):.0f} % of {count} seeds" for count in seeds)
     luck = f"Where there is no difference, one is found all the same, one way or the other, in {shares} (Student's t)"
     return f" {luck}: of many claims some are decided by luck alone." if seeds else ""
+
+
+def _slides(order: Order) -> str:
+    """The lecture's claims; what no seed changes has tasks for replicates."""
+    known, images = keeping.known(order), sum(len(task.splits["test"]) for task in order.suite.tasks)
+    lines = ["## Claims of the lecture", "", *_columns([name.replace("seeds", "tasks") for name in COLUMNS])]
+    for claim in SLIDE_CLAIMS:
+        own = held(claim, known)
+        cells = line(claim.words, own, images if own.seeds else 0, "the slides", order.suite.name)
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = (
+        "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed. "
+        "The table `slides` below says which suites a claim needs, and how they are built."
+    )
+    return "\n".join([*lines, "", rule, ""])
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|---|---|" + "---:|" * 4 + "---|"]
 
 
 def write_results(order: Order, occasion: Occasion) -> Path:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from intervmerge.analysis.coefficients import by_depth, over_coefficients
+from intervmerge.analysis.arithmetic.lines import Gauge, mean
+from intervmerge.analysis.arithmetic.scalings import over_scalings
+from intervmerge.analysis.coefficients import by_depth
 from intervmerge.analysis.models import Model, student, teacher
 from intervmerge.analysis.representations import bias_by_block, features_of, on_plane, principal_plane
 from intervmerge.analysis.stitching import stitched_accuracy
@@ -19,7 +21,6 @@ from intervmerge.paper.order import Order, rest_of
 from intervmerge.paper.tables.measured import Reader
 from intervmerge.paper.tables.published import METHODS, TABLES
 from intervmerge.paper.tables.rows import LAYER_WISE
-from intervmerge.records.scores import accuracy
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Task
@@ -138,12 +139,12 @@ def coefficients(order: Order) -> Picture:
 
 def swept(order: Order) -> Panel:
     """Accuracy of each task over the coefficient of task arithmetic."""
-    found = over_coefficients(order.suite, SWEPT, device=order.device)
+    points = over_scalings(Gauge(order.suite, order.device), "task_arithmetic", {}, SWEPT).points
     names = order.suite.task_names
-    by_task = [Series(name, SWEPT, [100 * scores[name].accuracy for scores in found.values()]) for name in names]
-    mean = Series("mean", SWEPT, [100 * accuracy(scores) for scores in found.values()])
+    by_task = [Series(name, SWEPT, [100 * point.accuracy[name] for point in points]) for name in names]
+    means = Series("mean", SWEPT, [100 * mean(point.accuracy) for point in points])
     across = "coefficient λ of every task vector"
-    return Panel("task arithmetic", across, "accuracy on validation, %", [*by_task, mean])
+    return Panel("task arithmetic", across, "accuracy on validation, %", [*by_task, means])
 
 
 def learned(order: Order, settings: Mapping[str, Any]) -> Panel:

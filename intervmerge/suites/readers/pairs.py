@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -17,11 +18,13 @@ from intervmerge.merging import State
 from intervmerge.merging.lora.low_rank import LowRank, LowRankVector
 from intervmerge.suites.checkpoints import opened, read_state, write_state
 
+FORMAT: Mapping[str, str] = MappingProxyType({"format": "low-rank pairs 1"})
+"""What is noted beside pairs of which nothing else is."""
 _NAME = re.compile(r"(?P<layer>.+)/(?P<start>\d{1,9})/(?P<side>[ab])")
 
 
-def write_pairs(path: Path, vector: LowRankVector) -> None:
-    """Write a low-rank task vector, fp32, whole or not at all.
+def write_pairs(path: Path, vector: LowRankVector, metadata: Mapping[str, str] = FORMAT) -> None:
+    """Write a low-rank task vector, fp32, whole or not at all; `metadata` is noted beside it.
 
     Raises:
         CheckpointError: the folder cannot be written to, or two pairs begin on one row of a layer.
@@ -33,7 +36,7 @@ def write_pairs(path: Path, vector: LowRankVector) -> None:
             rule = "pairs on the same rows are one pair of a higher rank"
             raise CheckpointError(path, f"two pairs at {name}", rule, "pairs that begin on different rows")
         found |= {f"{name}/a": pair.a.float(), f"{name}/b": pair.b.float() * pair.scaling}
-    write_state(path, found, {"format": "low-rank pairs 1"})
+    write_state(path, found, metadata)
 
 
 def read_task_vector(path: Path, expected: Mapping[str, torch.Size]) -> State:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from intervmerge.merging.lora.low_rank import LowRank
 from intervmerge.suites.encoder import Encoder
 from intervmerge.training.loop import Batch
 
@@ -36,6 +37,10 @@ class Student(nn.Module, ABC):
     def penalty(self, batch: Batch) -> Tensor | float:
         """What is added to the loss of a batch; nothing, where a student says no more."""
         return 0.0
+
+    def pairs(self) -> list[LowRank]:
+        """The update as low-rank pairs; none of one that is dense."""
+        return []
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,74 @@
+"""The lecture's claims, each a line: a difference by task, whose standard error is over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from intervmerge.paper.claims.verdicts import Verdict, verdict
+from intervmerge.paper.lecture.measuring import Found
+
+AT_ONE, SEARCHED = "as_it_is", "searched"
+Known = Mapping[str, Found]
+
+
+@dataclass(frozen=True)
+class SlideClaim:
+    """A sentence on a difference by task."""
+
+    words: str
+    differences: Callable[[Known], Sequence[float]]
+    """From what is known to one number a task; empty where something is missing."""
+    direction: str = "more"
+    """A row of DIRECTIONS."""
+
+
+def less(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Known], Sequence[float]]:
+    """Accuracy of one figure of the table less that of another, by task; a figure is (row, AT_ONE or SEARCHED)."""
+
+    def differences(known: Known) -> Sequence[float]:
+        own, other = (getattr(known[row], figure) if row in known else None for row, figure in (first, second))
+        return [own[task] - other[task] for task in own] if own and other else []
+
+    return differences
+
+
+def asked(name: str) -> Callable[[Known], Sequence[float]]:
+    """What a question came to, by task."""
+
+    def differences(known: Known) -> Sequence[float]:
+        return list(((known[name].as_it_is if name in known else None) or {}).values())
+
+    return differences
+
+
+# fmt: off
+CLAIMS: tuple[SlideClaim, ...] = (
+    SlideClaim("task vectors add up: their sum beats the pre-trained model",
+               less(("non-linear", SEARCHED), ("pre-trained", AT_ONE))),
+    SlideClaim("a task is forgotten by its negation, 95 % of the control kept", asked("negation")),
+    SlideClaim("the coefficient matters: a searched λ beats λ = 1",
+               less(("non-linear", SEARCHED), ("non-linear", AT_ONE))),
+    SlideClaim("at λ = 1 linear fine-tuning merges better than non-linear",
+               less(("linear", AT_ONE), ("non-linear", AT_ONE))),
+    SlideClaim("with λ searched linear fine-tuning merges better than non-linear",
+               less(("linear", SEARCHED), ("non-linear", SEARCHED))),
+    SlideClaim("TIES beats task arithmetic", less(("ties", SEARCHED), ("non-linear", SEARCHED))),
+    SlideClaim("AdaMerging beats TIES", less(("adamerging", AT_ONE), ("ties", SEARCHED))),
+    SlideClaim("tau-Jp beats linear fine-tuning", less(("tau-Jp", SEARCHED), ("linear", SEARCHED))),
+    SlideClaim("tau-Jp beats AdaMerging", less(("tau-Jp", SEARCHED), ("adamerging", AT_ONE))),
+    SlideClaim("tau-Jp needs no search: λ = 1 and a searched λ are close",
+               less(("tau-Jp", SEARCHED), ("tau-Jp", AT_ONE)), "close"),
+    SlideClaim("one model trained on all tasks beats AdaMerging", less(("multi-task", AT_ONE), ("adamerging", AT_ONE))),
+    SlideClaim("tau-Jp tells who loses when a task is added (rank correlation, in hundredths)", asked("tau-Jp tells")),
+    SlideClaim("updates of full fine-tuning are more alike than LoRA's (CKA, in hundredths)", asked("full above LoRA")),
+    SlideClaim("seen by KnOTS, LoRA's updates are more alike (CKA, in hundredths)", asked("KnOTS above LoRA")),
+    SlideClaim("on LoRA KnOTS-TIES beats TIES", less(("lora knots", SEARCHED), ("lora ties", SEARCHED))),
+)
+# fmt: on
+"""One line each in RESULTS.md."""
+
+
+def held(claim: SlideClaim, known: Known) -> Verdict:
+    """What came of a claim; what would be "seeds" are tasks."""
+    return verdict(list(claim.differences(known)), claim.direction)

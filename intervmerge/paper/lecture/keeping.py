@@ -1,0 +1,77 @@
+"""What the lecture's table and claims rest on: measured one after another, each kept when it is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import TypeAdapter
+
+from intervmerge.analysis.siblings import how_to_build, sibling
+from intervmerge.files import write_whole
+from intervmerge.paper.lecture.asking import ASKED, Question
+from intervmerge.paper.lecture.measuring import Found, Stage
+from intervmerge.paper.lecture.rows import ROWS, SlideRow
+from intervmerge.paper.order import Order
+from intervmerge.search.watch import Watcher
+
+ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was measured, by row or question."""
+
+    found: Mapping[str, Found] = field(default_factory=dict)
+    suites: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of the suites that each was measured on."""
+
+
+_KEPT = TypeAdapter(Kept)
+
+
+def path_of(order: Order) -> Path:
+    """Where it is kept."""
+    return order.folder / "slides.json"
+
+
+def known(order: Order) -> dict[str, Found]:
+    """What is kept and was measured on these very suites; a suite that is not built is said so."""
+    path = path_of(order)
+    kept = _KEPT.validate_json(path.read_bytes()) if path.is_file() else Kept()
+    found = {}
+    for key in ENTRIES:
+        if (whose := _whose(order, key)) is None:
+            found[key] = Found(missing=f"not built: {how_to_build(order.place, ENTRIES[key].method)}")
+        elif kept.suites.get(key) == whose:
+            found[key] = kept.found[key]
+    return found
+
+
+def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
+    """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
+    for key in [key for key in ENTRIES if key in keys and key not in known(order)]:
+        if order.is_over:
+            return False
+        watch.phase(f"the lecture: {key}")
+        method = ENTRIES[key].method
+        own = sibling(order.suite, order.place, method) if method else order.suite
+        assert own is not None, "a suite that is not built is known"
+        found = {**known(order), key: ENTRIES[key].measure(Stage(own, order.suite, order.device))}
+        suites = {name: whose for name in found if (whose := _whose(order, name)) is not None}
+        kept = Kept({name: found[name] for name in suites}, suites)
+        order.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path_of(order), json.dumps(asdict(kept), indent=2, ensure_ascii=False).encode())
+    return True
+
+
+def _whose(order: Order, key: str) -> str | None:
+    """Fingerprints of the suites that an entry is measured on; None where one is not built."""
+    method = ENTRIES[key].method
+    if not method:
+        return order.suite.fingerprint
+    other = sibling(order.suite, order.place, method)
+    return f"{order.suite.fingerprint}/{other.fingerprint}" if other else None

@@ -1,0 +1,77 @@
+"""The lecture's table as people read it: on a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table as Grid
+
+from intervmerge.analysis.arithmetic.lines import Accuracies, mean
+from intervmerge.files import write_whole
+from intervmerge.paper.lecture.keeping import known, path_of
+from intervmerge.paper.lecture.measuring import Found
+from intervmerge.paper.lecture.rows import ROWS
+from intervmerge.paper.order import Order
+from intervmerge.quoting import as_markdown
+
+TITLE = "slides: ways to fine-tune and to merge"
+COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, λ searched", "λ")
+NOTE = (
+    "Accuracy on test in percent, mean over tasks; a model without λ stands under λ = 1. λ is searched on validation "
+    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. The slides' figures are of "
+    "ViT-B/32 and of other checkpoints: compare the order, not the figures."
+)
+
+
+def cells(order: Order) -> list[list[str]]:
+    """The cells of every row, in the order of COLUMNS; a row that cannot be had says why."""
+    found = known(order)
+    return [
+        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours(found.get(key, Found(missing="not made")))]
+        for key, row in ROWS.items()
+    ]
+
+
+def markdown(order: Order) -> str:
+    """As Markdown, its heading of the second level."""
+    lines = [f"## {TITLE}", "", f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    lines += [f"| {' | '.join(map(as_markdown, line))} |" for line in cells(order)]
+    return "\n".join([*lines, "", as_markdown(caption(order)), ""])
+
+
+def terminal(order: Order) -> Grid:
+    """For a terminal."""
+    grid = Grid(title=TITLE, caption=caption(order))
+    for column in COLUMNS:
+        grid.add_column(column, justify="right" if column else "left", overflow="fold")
+    for line in cells(order):
+        grid.add_row(*line)
+    return grid
+
+
+def caption(order: Order) -> str:
+    """What must stand beside the figures."""
+    images = "-".join(map(str, sorted({len(task.splits["test"]) for task in order.suite.tasks})))
+    return f"{NOTE} Ours: {order.suite.name}, {images} test images a task.{order.note}"
+
+
+def write(order: Order) -> list[Path]:
+    """Write the table beside what it rests on; where they are."""
+    path = order.folder / "slides.md"
+    order.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, markdown(order).encode())
+    return [path, *(own for own in [path_of(order)] if own.is_file())]
+
+
+def _ours(found: Found) -> list[str]:
+    if found.missing:
+        return [found.missing, "-", "-"]
+    return [_mean(found.as_it_is), _mean(found.searched), "-" if found.scaling is None else f"{found.scaling:g}"]
+
+
+def _percent(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.1f}"
+
+
+def _mean(found: Accuracies | None) -> str:
+    return "-" if found is None else f"{100 * mean(found):.1f}"

@@ -1,0 +1,1 @@
+"""Pictures of square tables of numbers."""

@@ -1,0 +1,500 @@
+"""The lecture: siblings of a suite, models to first order, whom a task vector disturbs, how alike updates are, the
+slides' table and claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from odd_suite import TASKS, write_odd_suite
+
+from intervmerge.analysis.alignment import FULL, KNOTS, LORA, compare, in_shared_directions, with_others
+from intervmerge.analysis.arithmetic.adding import direction
+from intervmerge.analysis.arithmetic.lines import Gauge, mean
+from intervmerge.analysis.cka import ESTIMATORS, mean_cka, update_cka
+from intervmerge.analysis.siblings import how_to_build, place_of, sibling
+from intervmerge.analysis.tangent.expanding import expand
+from intervmerge.analysis.tangent.interfering import (
+    NETWORK,
+    TANGENT,
+    fewer,
+    interference,
+    off_diagonal,
+    rank_correlation,
+)
+from intervmerge.bases.merged import merge
+from intervmerge.cli.main import main
+from intervmerge.engines.computing import threads
+from intervmerge.errors import BuildError, ConfigError, SuiteError
+from intervmerge.merging.lora.knots import shared_directions
+from intervmerge.merging.lora.low_rank import LowRankVector
+from intervmerge.paper.claims.verdicts import HOLDS, OPEN
+from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
+from intervmerge.paper.lecture.keeping import ENTRIES, known, measure
+from intervmerge.paper.lecture.measuring import Found
+from intervmerge.paper.lecture.rows import ROWS
+from intervmerge.paper.lecture.slides import COLUMNS, cells, markdown
+from intervmerge.paper.order import Order
+from intervmerge.search.watch import Silence
+from intervmerge.suite_build.copies import recipe_of, taught
+from intervmerge.suite_build.drawing.tasks import TASKS as MINI8
+from intervmerge.suites.datasets.arrow import write_images
+from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.training.finetune import finetune
+from intervmerge.training.methods.linearized import Linearized
+from intervmerge.training.methods.table import METHODS
+from intervmerge.training.methods.tau_jp import change
+from intervmerge.training.recipe import Recipe
+from intervmerge.training.sibling import finetune_each
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(steps=6, batch=16, learning_rate=1e-3)
+OPTIONS: dict[str, dict[str, Any]] = {"lora": {"rank": 4}, "tau_jp": {"images": 4}}
+SIBLINGS = [method for method in METHODS if method != "standard"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models are so small that threads only wait for each other."""
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the suite `odd`, which has images to train on, and every sibling beside it."""
+    folder = tmp_path_factory.mktemp("home")
+    write_odd_suite(folder / "odd")
+    bare = load_suite(folder / "odd")
+    for task, file in zip(bare.tasks, bare.file.tasks, strict=True):
+        write_images(folder / "odd" / file.images, {**task.splits, "train": task.splits["test"]})
+    suite = load_suite(folder / "odd")
+    with threads(1):
+        for method in SIBLINGS:
+            out = place_of(str(folder / "odd"), method)
+            finetune_each(suite, out, lambda task: RECIPE, method=method, options=OPTIONS.get(method), device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite(home: Path) -> Suite:
+    return load_suite(home / "odd")
+
+
+# ------------------------------------------------------------------------------------------------------------- siblings
+
+
+@pytest.mark.parametrize("method", SIBLINGS)
+def test_a_sibling_is_the_suite_but_for_its_models_which_are_what_fine_tuning_gives(
+    method: str, home: Path, suite: Suite, tmp_path: Path
+) -> None:
+    found = sibling(suite, str(home / "odd"), method)
+    assert found is not None
+    assert (found.file.finetuned_by, found.name) == (method, f"odd-{method}")
+    assert found.task_names == suite.task_names
+    assert [task.splits["test"].fingerprint for task in found.tasks] == [
+        task.splits["test"].fingerprint for task in suite.tasks
+    ]
+    with threads(1):
+        alone = finetune(
+            suite,
+            ["green"],
+            tmp_path / "a.safetensors",
+            RECIPE,
+            method=method,
+            options=OPTIONS.get(method),
+            device="cpu",
+        )
+    for layer, weight in alone.student.state().items():
+        torch.testing.assert_close(found.task("green").finetuned[layer], weight, atol=1e-6, rtol=1e-5)
+    merge(found, "ties_mean")  # any command takes it
+
+
+def test_the_sibling_of_lora_is_kept_as_pairs(home: Path) -> None:
+    found = load_suite(home / "odd-lora")
+    for task in found.tasks:
+        assert isinstance(task.task_vector, LowRankVector)
+    sizes = {
+        (home / name / "weights/red.task_vector.safetensors").stat().st_size for name in ("odd-lora", "odd-tau_jp")
+    }
+    assert min(sizes) < 0.5 * max(sizes)
+
+
+def test_a_killed_building_goes_on_and_ends_with_the_same_bits(suite: Suite, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(task: str, share: float) -> None:
+        if task == "green" and share > 0.4:
+            raise KilledError
+
+    def build(name: str, **more: Any) -> Suite:
+        own = {"method": "lora", "options": {"rank": 2}, **more}
+        return finetune_each(suite, tmp_path / name, lambda task: RECIPE, **own)
+
+    with threads(1):
+        whole = build("whole")
+        with pytest.raises(KilledError):
+            build("parted", progress=killed)
+        assert not (tmp_path / "parted/suite.yaml").exists()
+        finished = tmp_path / "parted/weights/red.task_vector.safetensors"
+        before = finished.stat().st_mtime_ns
+        parted = build("parted")
+    assert finished.stat().st_mtime_ns == before
+    assert {name: whole.hashes[name] for name in whole.hashes if name.startswith("weights/")} == {
+        name: parted.hashes[name] for name in parted.hashes if name.startswith("weights/")
+    }
+    assert whole.fingerprint == parted.fingerprint
+    with pytest.raises(ConfigError, match="nothing is written over"):
+        build("whole")
+
+
+def test_another_trainings_models_are_not_taken_for_this_ones(suite: Suite, tmp_path: Path) -> None:
+    def build(seed: int) -> Suite:
+        return finetune_each(suite, tmp_path, lambda task: RECIPE, method="lora", options={"rank": 2}, seed=seed)
+
+    with threads(1):
+        build(0)
+        (tmp_path / "suite.yaml").unlink()
+        with pytest.raises(ConfigError, match="nothing is written over"):
+            build(1)
+
+
+def test_a_sibling_of_a_packaged_suite_holds_all_of_its_files(odd: Suite, suite: Suite, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr("intervmerge.training.sibling.packaged", lambda: {"odd": suite.folder / "suite.yaml"})
+    with threads(1):
+        found = finetune_each(suite, tmp_path / "new", lambda task: replace(RECIPE, steps=1))
+    assert all((tmp_path / "new" / name).resolve().is_relative_to(tmp_path / "new") for name in found.hashes)
+    assert found.hashes[found.file.pretrained] == suite.hashes[suite.file.pretrained]
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("mini8", "intervmerge suite build mini8 --method lora --out mini8-lora"),
+        ("a/clip", "intervmerge finetune --suite a/clip --task each --method lora --out a/clip-lora"),
+        (
+            "a/clip/suite.yaml",
+            "intervmerge finetune --suite a/clip/suite.yaml --task each --method lora --out a/clip-lora",
+        ),
+    ],
+)
+def test_what_is_not_built_is_named_with_the_command_that_builds_it(place: str, command: str) -> None:
+    assert how_to_build(place, "lora") == command
+
+
+def test_what_is_no_sibling_is_refused(home: Path, suite: Suite, tmp_path: Path) -> None:
+    values = yaml.safe_load((home / "odd-lora/suite.yaml").read_text())
+    assert sibling(suite, str(tmp_path / "odd"), "lora") is None
+    for changed in ({"finetuned_by": "tau_jp"}, {"tasks": values["tasks"][:2]}):
+        folder = tmp_path / "odd-lora"
+        folder.mkdir(exist_ok=True)
+        moved = json.loads(json.dumps({**values, **changed}).replace("../odd", str(home / "odd")))
+        for task in moved["tasks"]:
+            task["task_vector"] = str(home / "odd-lora" / task["task_vector"])
+        (folder / "suite.yaml").write_text(yaml.safe_dump(moved))
+        with pytest.raises(SuiteError, match="from the same pre-trained model"):
+            sibling(suite, str(tmp_path / "odd"), "lora")
+
+
+def test_mini8_is_fine_tuned_on_the_budget_of_its_own_models() -> None:
+    steps = {task.name: recipe_of(task.name).steps for task in MINI8}
+    assert steps == {task.name: task.epochs * -(-task.train_images // 128) for task in MINI8}
+    assert {recipe_of(task.name).learning_rate for task in MINI8} == {8e-4}
+
+
+def test_images_that_might_be_measured_on_are_never_trained_on(suite: Suite) -> None:
+    drawn = {}
+    for task in suite.tasks:
+        drawn[task.name] = {name: split.pixels for name, split in task.splits.items()}
+        drawn[task.name]["train.labels"] = torch.zeros(len(task.splits["train"]), dtype=torch.int64)
+    assert taught(suite, drawn).task("red").splits["train"].labels is not None
+    drawn["green"]["test"] = drawn["green"]["test"].flip(0)
+    with pytest.raises(BuildError, match=r"task green: got other images of test"):
+        taught(suite, drawn)
+
+
+def test_the_command_makes_a_suite_of_every_task(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--steps", "2", "--batch", "8", "--device", "cpu", "--threads", "1"]
+    command = ["finetune", "--suite", str(home / "odd"), "--task", "each", "--out", str(tmp_path / "new"), *flags]
+    assert main([*command, "--method", "lora:rank=2"]) == 0
+    assert "fine-tuned here, lora, seed 0" in capsys.readouterr().out
+    assert load_suite(tmp_path / "new").task_names == list(TASKS)
+    assert main([*command, "--adapter", str(tmp_path / "a"), "--method", "lora"]) == 2
+    assert "--adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "words"), [(["--method", "lorra"], "lora (did you mean it?)"),
+                                              (["--method", "lora", "--train"], "--train")])  # fmt: skip
+def test_a_building_of_no_meaning_is_refused(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["suite", "build", "mini8", "--out", str(tmp_path / "a"), *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- to the first order
+
+
+def test_a_change_is_the_first_order_taylor_term(suite: Suite) -> None:
+    """Against central differences of the network itself, in fp64."""
+    task, step = suite.task("red"), 1e-5
+    pixels = task.splits["validation"].pixels
+    found, ends = expand(suite, pixels, {"red": task.task_vector}, CPU), []
+    for sign in (1, -1):
+        state = {
+            layer: base.double() + sign * step * task.task_vector[layer] for layer, base in suite.pretrained.items()
+        }
+        encoder = Encoder(suite.architecture).double()
+        encoder.tower.load_state_dict(state)
+        with torch.no_grad():
+            ends.append(encoder.features(suite.normalise(pixels).double()))
+    torch.testing.assert_close(found.changes["red"].double(), (ends[0] - ends[1]) / (2 * step), atol=1e-4, rtol=1e-5)
+
+
+def test_changes_are_linear_in_the_task_vector_and_nothing_at_0(suite: Suite) -> None:
+    pixels = suite.task("red").splits["validation"].pixels[:20]
+    red, green = (suite.task(name).task_vector for name in ("red", "green"))
+    mixed = {layer: 2 * red[layer] - 0.5 * green[layer] for layer in red}
+    nothing = {layer: torch.zeros_like(weight) for layer, weight in red.items()}
+    found = expand(suite, pixels, {"red": red, "green": green, "mixed": mixed, "nothing": nothing}, CPU)
+    expected = 2 * found.changes["red"] - 0.5 * found.changes["green"]
+    torch.testing.assert_close(found.changes["mixed"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.features({"red": 2.0, "green": -0.5}), found.start + expected)
+    assert not found.changes["nothing"].any()
+    torch.testing.assert_close(found.start, suite.features(suite.encoder(suite.pretrained), pixels))
+
+
+def test_tau_jp_of_a_task_vector_with_itself_is_the_norm_of_the_linearised_change(suite: Suite) -> None:
+    """Two routes: the diagnostic, and the model that fine-tuning trains."""
+    found = interference(suite, images=20, device="cpu")
+    few = fewer(suite, "validation", 20)
+    for row, task in enumerate(few.tasks):
+        model = Linearized(Encoder(suite.architecture).load(suite.pretrained))
+        with torch.no_grad():
+            for name, weight in model.change.encoder.tower.named_parameters():
+                weight.copy_(task.task_vector[name])
+            expected = float(change(model, suite.normalise(task.splits["validation"].pixels)))
+        assert found.change[row][row] == pytest.approx(expected, rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------- interference
+
+
+def test_what_is_lost_is_what_adding_a_task_takes_from_another(suite: Suite) -> None:
+    found, gauge = interference(suite, images=1_000, device="cpu"), Gauge(suite, "cpu")
+    for row, task in enumerate(TASKS):
+        own = gauge.individual("validation", [task])[task]
+        for column, other in enumerate(TASKS):
+            if task == other:
+                assert found.lost[NETWORK][row][column] is None
+                continue
+            both = gauge.accuracy(gauge.at(direction(suite, [task, other]), 1.0), "validation", [task])[task]
+            assert found.lost[NETWORK][row][column] == pytest.approx(own - both)
+    assert found.pairs == 6
+    assert set(found.correlation) == {NETWORK, TANGENT}
+
+
+def test_a_rank_correlation_is_1_of_any_rising_function_and_none_where_one_side_does_not_vary() -> None:
+    xs = [0.3, 0.1, 5.0, 2.0]
+    assert rank_correlation(xs, [x**3 for x in xs]) == pytest.approx(1)
+    assert rank_correlation(xs, [-x for x in xs]) == pytest.approx(-1)
+    assert rank_correlation(xs, [1.0] * 4) is None
+    assert rank_correlation(xs[:2], xs[:2]) is None
+    assert rank_correlation([1, 2, 3], [1, 1, 2]) == pytest.approx(0.75**0.5)  # ties have their mean rank
+
+
+def test_off_the_diagonal_are_all_pairs_or_those_of_a_row() -> None:
+    assert off_diagonal([[None, 1.0], [2.0, None]]) == [1.0, 2.0]
+    assert off_diagonal([[0.0, 1.0, 2.0], [3.0, 0.0, 4.0], [5.0, 6.0, 0.0]], 1) == [3.0, 4.0]
+
+
+def test_of_one_task_or_no_images_there_is_no_interference(suite: Suite) -> None:
+    with pytest.raises(ConfigError, match="two tasks or more"):
+        interference(suite.only(["red"]))
+    with pytest.raises(ConfigError, match="1 or more"):
+        interference(suite, images=0)
+
+
+# ------------------------------------------------------------------------------------------------------------------ CKA
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_in_shared_directions_with_their_weight_updates_are_just_as_alike(
+    estimator: str, home: Path, suite: Suite
+) -> None:
+    """KnOTS' alignment is a rotation of outputs, to which CKA is blind."""
+    pixels = suite.task("red").splits["adapt"].pixels[:12]
+    vectors = {task.name: task.task_vector for task in load_suite(home / "odd-lora").tasks}
+    names = list(update_cka(suite, pixels, vectors))
+    own = mean_cka(update_cka(suite, pixels, vectors, estimator=estimator))
+    seen = in_shared_directions(vectors, names, weighted=True)
+    torch.testing.assert_close(mean_cka(update_cka(suite, pixels, seen, estimator=estimator)), own, atol=1e-4, rtol=0)
+    without = in_shared_directions(vectors, names)
+    assert not torch.allclose(mean_cka(update_cka(suite, pixels, without)), own, atol=1e-3)
+
+
+def test_directions_without_their_weight_are_the_right_singular_vectors(home: Path) -> None:
+    vectors = {task.name: task.task_vector for task in load_suite(home / "odd-lora").tasks}
+    layer = "transformer.resblocks.1.attn.out_proj.weight"
+    seen = in_shared_directions(vectors, [layer])
+    side_by_side = torch.cat([own[layer] for own in seen.values()], 1)
+    directions = shared_directions(layer, vectors).shape[1]
+    torch.testing.assert_close(side_by_side @ side_by_side.mT, torch.eye(directions), atol=1e-3, rtol=0)
+
+
+def test_the_mean_with_others_leaves_a_task_itself_out() -> None:
+    cka = torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
+    torch.testing.assert_close(with_others(cka), torch.tensor([0.3, 0.4, 0.5]))
+
+
+def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, suite: Suite) -> None:
+    found = compare(suite, load_suite(home / "odd-lora"), 4, device="cpu")
+    assert list(found) == [FULL, LORA, KNOTS]
+    for own in found.values():
+        assert bool(((own.mean >= 0) & (own.mean <= 1 + 1e-9)).all())
+    assert (len(found[FULL].moved), len(found[LORA].moved)) == (20, 10)  # LoRA leaves the MLPs alone
+    assert list(compare(suite, None, 4, device="cpu")) == [FULL]
+
+
+# ---------------------------------------------------------------------------------------------------- table and claims
+
+
+@pytest.fixture(scope="module")
+def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
+    """With everything measured but AdaMerging, which takes its 500 steps."""
+    found = Order(str(home / "odd"), tmp_path_factory.mktemp("order"), device="cpu")
+    assert measure(found, Silence(), ENTRIES.keys() - {"adamerging"})
+    return found
+
+
+@pytest.mark.slow
+def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order, suite: Suite) -> None:
+    found, gauge = known(order), Gauge(suite, "cpu")
+    assert set(found) == ENTRIES.keys() - {"adamerging"}
+    assert [key for key, own in found.items() if own.missing] == ["multi-task"]
+    assert found["pre-trained"].as_it_is == gauge.accuracy(suite.pretrained, "test")
+    for figure, scaling in ((AT_ONE, 1.0), (SEARCHED, found["non-linear"].scaling)):
+        state = gauge.at(direction(suite, list(TASKS)), float(scaling or 0))
+        assert getattr(found["non-linear"], figure) == gauge.accuracy(state, "test")
+
+
+@pytest.mark.slow
+def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path) -> None:
+    """Two routes: one expansion along the sum, and the model that fine-tuning trains, its change the sum."""
+    found, own = known(order)["linear"], load_suite(home / "odd-linearized")
+    model, total = Linearized(Encoder(own.architecture).load(own.pretrained)), direction(own, list(TASKS))
+    right = {}
+    with torch.no_grad():
+        for name, weight in model.change.encoder.tower.named_parameters():
+            weight.copy_(total[name])
+        for task in own.tasks:
+            split = task.splits["test"]
+            chosen = task.logits(model(own.normalise(split.pixels))).argmax(-1)
+            right[task.name] = float((chosen == split.labels).float().mean())
+    assert found.as_it_is == pytest.approx(right, abs=0.02)  # an image or none of 56
+
+
+@pytest.mark.slow
+def test_what_is_known_is_not_measured_again(order: Order) -> None:
+    path = order.folder / "slides.json"
+    before = path.stat().st_mtime_ns
+    assert measure(order, Silence(), known(order))
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_of_another_suite_nothing_is_known(order: Order, odd_folder: Path) -> None:
+    other = known(replace(order, place=str(odd_folder)))
+    assert all(own.missing.startswith("not built: intervmerge finetune") for own in other.values())
+    assert set(other) == {key for key, entry in ENTRIES.items() if entry.method}
+
+
+def test_every_row_of_the_table_is_shown_with_what_it_lacks(odd_folder: Path, tmp_path: Path) -> None:
+    bare = Order(str(odd_folder), tmp_path, device="cpu")
+    assert [line[0] for line in cells(bare)] == [row.words for row in ROWS.values()]
+    assert {len(line) for line in cells(bare)} == {len(COLUMNS)}
+    missing = dict(zip(ROWS, cells(bare), strict=True))
+    assert "--method tau\\_jp" in markdown(bare)
+    assert missing["linear"][3].startswith("not built: intervmerge finetune --suite")
+    assert missing["ties"][3] == "not made"
+    assert missing["tau-Jp"][1:3] == ["84.2", "84.5"]
+
+
+@pytest.mark.slow
+def test_every_figure_and_question_of_a_claim_is_one_of_the_lectures(order: Order) -> None:
+    """With two models given, every claim has a number a task."""
+    given = dict.fromkeys(("multi-task", "adamerging"), Found(dict.fromkeys(TASKS, 1.0)))
+    found = {**known(order), **given}
+    assert {len(claim.differences(found)) for claim in CLAIMS} == {len(TASKS)}
+    assert all(claim.differences({}) == [] for claim in CLAIMS)
+    assert {held(claim, {}).words for claim in CLAIMS} == {OPEN}
+
+
+def test_a_claims_difference_is_of_the_means_and_its_error_is_over_tasks() -> None:
+    first, second = {"a": 0.8, "b": 0.7, "c": 0.9}, {"a": 0.5, "b": 0.5, "c": 0.5}
+    found = {"non-linear": Found(None, first, 0.3), "pre-trained": Found(second)}
+    own = held(CLAIMS[0], found)
+    assert own.difference == pytest.approx(mean(first) - mean(second))
+    assert (own.words, own.seeds) == (HOLDS, 3)
+    assert own.error == pytest.approx((0.1**2 / 3) ** 0.5)
+    assert fmean(CLAIMS[0].differences(found)) == pytest.approx(0.3)
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+COMMANDS = {
+    "interference": (["--images", "20"], "rank correlation (Spearman) of tau-Jp and accuracy lost, network"),
+    "cka": (["--images", "4"], "odd, LoRA, directions of KnOTS"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_prints_matrices_and_writes_json_and_a_picture(
+    name: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, words = COMMANDS[name]
+    pictures = []
+    for out in ("one", "two"):
+        given = ["--suite", str(home / "odd"), "--device", "cpu", "--out", str(tmp_path / out)]
+        assert main([name, *flags, *given]) == 0
+        pictures.append((tmp_path / out / f"{name}.png").read_bytes())
+    assert words in capsys.readouterr().out
+    assert pictures[0] == pictures[1]
+    assert pictures[0].startswith(b"\x89PNG")
+    values = json.loads((tmp_path / f"one/{name}.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert values["tasks"] == list(TASKS)
+
+
+def test_without_a_sibling_of_lora_it_is_said_how_to_build_it(
+    odd_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cka", "--suite", str(odd_folder), "--images", "2", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"not built; intervmerge finetune --suite {odd_folder} --task each --method lora" in said
+    assert main(["cka", "--suite", str(odd_folder), "--images", "0"]) == 2
+
+
+@pytest.mark.slow
+def test_the_slides_are_one_command(order: Order, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--suite", str(home / "odd"), "--out", str(order.folder), "--device", "cpu", "--quiet"]
+    assert main(["reproduce", "slides", *flags, "--minutes", "1e-9"]) == 0  # the time is up: what is known is shown
+    assert "tau-Jp, task arithmetic of tangent models" in " ".join(capsys.readouterr().out.split())
+    assert (order.folder / "slides.md").is_file()
+    assert main(["reproduce", "results", *flags]) == 0
+    text = (order.folder / "RESULTS.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.endswith("| the slides |")]
+    assert len(lines) == len(CLAIMS)
+    assert [line for line in lines if "not measured" in line] == [line for line in lines if "AdaMerging" in line]
