@@ -23,6 +23,7 @@ from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import PASSING
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal, reading
 from intervmerge.study.layout import TRIALS
+from intervmerge.study.remote import brought
 from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite, packaged
@@ -142,13 +143,13 @@ def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
     """Open a study to read it; one that is being searched too.
 
     Args:
-        path: its folder.
+        path: its folder, or the URI of one on a store.
         suite: where its suite is now, if that has moved since.
 
     Raises:
         ConfigError: there is no study, or something else has written to it.
     """
-    folder = Path(path)
+    folder = brought(path)
     if not (folder / JOURNAL).is_file():
         rule = f"a study is a folder with {JOURNAL}"
         raise ConfigError("study", repr(str(path)), rule, "the --out of a search, such as studies/...")

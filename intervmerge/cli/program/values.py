@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
+from intervmerge.remote.uris import uri_of
 
 MOST = 2**31 - 1
 """Whole numbers of flags are at most so large, and at least its negative: what every library takes."""
@@ -49,6 +50,9 @@ def check_out(folder: Path) -> None:
     Raises:
         ConfigError: it is a file, lies below one, or is closed to us.
     """
+    if uri_of(folder) is not None:
+        allowed = "a folder of this machine; only the --out of a search may lie on a store"
+        raise ConfigError("--out", uri_of(folder), "files are written there", allowed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
