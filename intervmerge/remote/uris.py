@@ -85,6 +85,7 @@ def _s3(uri: str) -> Any:
     given = [found for name in ENDPOINTS if (found := os.environ.get(name))]
     region = next((found for name in REGIONS if (found := os.environ.get(name))), None)
     settings: dict[str, Any] = {"connect_timeout": SECONDS, "request_timeout": SECONDS, "region": region}
+    settings["allow_delayed_open"] = True  # what is small is put by one request
     if given:
         server = urlsplit(given[0])
         settings |= {"endpoint_override": server.netloc + server.path.rstrip("/"), "scheme": server.scheme}

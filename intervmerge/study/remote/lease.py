@@ -22,7 +22,7 @@ from intervmerge.remote.copies import Copy
 from intervmerge.study.layout import STOP
 from intervmerge.study.remote.bringing import LEASES
 
-BEAT, DEAD = 5.0, 40.0
+BEAT, DEAD = 5.0, 30.0
 """Seconds from renewal to renewal, and after which a claim that was not renewed is a dead driver's."""
 ASKED = f"{LEASES}/{STOP}"
 """Asks the driver to end."""
