@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 
 SPACE = """\
 base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 240, batch: 8, rungs: [20, 60], learning_rate: {low: 1.0e-3, high: 1.0e-2}}
+training: {steps: 600, batch: 8, rungs: [20, 60], learning_rate: {low: 1.0e-3, high: 1.0e-2}}
 intervention:
   formula: {choices: [noreft, lobireft]}
   rank: {low: 1, high: 8}
