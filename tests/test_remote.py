@@ -15,17 +15,23 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from intervmerge.cli.program.values import check_out
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.remote.copies import Copy, copy_of, folder_of, shown
 from intervmerge.remote.store import Store
 from intervmerge.remote.uris import uri_of
+from intervmerge.search.views.following import follow
+from intervmerge.search.watch import Silence
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.study.journal import JOURNAL, Journal, held
 from intervmerge.study.layout import LOCK, STOP
 from intervmerge.study.remote import bringing, lease, mirror, refresh
 from intervmerge.study.remote.lease import Lease, is_leased
 from intervmerge.study.running import ask_to_stop, check_study, is_searched
+from intervmerge.study.study import load_study
 from intervmerge.suites.suite import load_suite
+from intervmerge.trial.run import FILE
+from intervmerge.workers.inspection.demands import storage
 
 pytestmark = pytest.mark.filterwarnings("default::optuna.exceptions.ExperimentalWarning")
 
@@ -407,6 +413,36 @@ def test_a_search_of_another_machine_is_seen_and_asked_to_end(
     assert not is_searched(other)
     with pytest.raises(ConfigError, match="a study is a folder with"):
         check_study(elsewhere(tmp_path, monkeypatch, f"{store}/x"))
+
+
+# ---- commands
+
+
+def test_whoever_reads_a_study_reads_it_by_its_name_on_a_store_and_another_machine(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(__file__).parent / "fixtures" / "format_1" / "study"
+    shutil.copytree(old, tmp_path / "store/bucket/study")
+    study = load_study(store)
+    assert study.record.trials == load_study(old).record.trials
+    assert study.record.name == "study"
+    assert (study.folder / "trials" / "0" / FILE).read_bytes() == (old / "trials" / "0" / FILE).read_bytes()
+    elsewhere(tmp_path, monkeypatch, store)
+    seen = follow(store, Silence())
+    assert seen.folder != study.folder
+    assert seen.record.trials == study.record.trials
+
+
+def test_what_is_written_once_is_written_here_and_no_folder_is_called_as_a_store(store: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder of this machine"):
+        check_out(Path(store))
+
+
+def test_a_cluster_is_told_whether_its_driver_can_write_to_a_store(store: str, tmp_path: Path) -> None:
+    assert not storage(Path(store)).lacks
+    assert there(tmp_path) == {}
+    Failing.fails = True
+    assert storage(Path(store)).lacks
 
 
 # ---- a suite
