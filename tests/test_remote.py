@@ -15,6 +15,7 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from intervmerge.bundle import export
 from intervmerge.cli.program.values import check_out
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.remote.copies import Copy, copy_of, folder_of, shown
@@ -434,8 +435,10 @@ def test_whoever_reads_a_study_reads_it_by_its_name_on_a_store_and_another_machi
 
 
 def test_what_is_written_once_is_written_here_and_no_folder_is_called_as_a_store(store: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a folder of this machine"):
+    with pytest.raises(ConfigError, match="a path of this machine"):
         check_out(Path(store))
+    with pytest.raises(ConfigError, match="a path of this machine"):
+        export(load_study(Path(__file__).parent / "fixtures/format_1/study"), path=store)
 
 
 def test_a_cluster_is_told_whether_its_driver_can_write_to_a_store(store: str, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def path_of(uri: str) -> Path | None:
     return Path(uri.removeprefix(f"{LOCAL}://")) if uri.startswith(f"{LOCAL}:") else None
 
 
+def check_here(where: object, path: str | Path) -> None:
+    """Refuse a URI for what is written on this machine alone; as a path it would be a folder called `s3:`.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if (uri := uri_of(path)) is not None:
+        allowed = "a path of this machine; only the --out of a search may lie on a store"
+        raise ConfigError(where, uri, "files are written there", allowed)
+
+
 def _is_known(scheme: str) -> bool:
     from fsspec.registry import known_implementations, registry
 

@@ -19,6 +19,7 @@ from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.uris import uri_of
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import PASSING
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal, reading
@@ -107,7 +108,7 @@ class Study:
             return under(load_suite(place), self.settings["protocol"])
         except InputError as error:
             there = Path(place).is_file() or (Path(place) / "suite.yaml").is_file()
-            if self._suite is not None or place in packaged() or there:
+            if self._suite is not None or place in packaged() or there or uri_of(place):
                 raise
             rule = "a study needs its suite, and does not hold it"
             got = f"{place}, where its suite is no more"

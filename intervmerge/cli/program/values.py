@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
-from intervmerge.remote.uris import uri_of
+from intervmerge.remote.uris import check_here
 
 MOST = 2**31 - 1
 """Whole numbers of flags are at most so large, and at least its negative: what every library takes."""
@@ -50,9 +50,7 @@ def check_out(folder: Path) -> None:
     Raises:
         ConfigError: it is a file, lies below one, or is closed to us.
     """
-    if uri_of(folder) is not None:
-        allowed = "a folder of this machine; only the --out of a search may lie on a store"
-        raise ConfigError("--out", uri_of(folder), "files are written there", allowed)
+    check_here("--out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -51,8 +51,10 @@ def _build(chosen: argparse.Namespace) -> int:
     from rich.progress import Progress, TaskID
 
     from intervmerge.machine import cache_folder
+    from intervmerge.remote.uris import check_here
     from intervmerge.suite_build.build import build_mini8
 
+    check_here("--out", chosen.out)
     torch.set_num_threads(chosen.threads)
     work = chosen.work or cache_folder() / "mini8-build"
     with Progress() as progress:
