@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -152,8 +152,3 @@ def check_inside(where: object, name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ConfigError(where, repr(name), "what lies in a folder is named from there", "a name without ..")
-
-
-def names_of(found: Mapping[str, str], below: str) -> list[str]:
-    """Of objects those below a name."""
-    return sorted(name for name in found if name.startswith(f"{below}/"))

@@ -93,10 +93,12 @@ def _check(copy: Copy, objects: Mapping[str, str]) -> None:
 
 def _set_aside(copy: Copy, say: Callable[[str], None]) -> None:
     """Whoever removed the study there wants it no more; but nothing that was computed is thrown away here."""
+    copy.note({})
+    if not copy.folder.is_dir():
+        return
     aside = copy.folder.with_name(f"{copy.folder.name}-{uuid4().hex[:8]}")
     aside.mkdir()
     for path in copy.folder.iterdir():
         if path.name != LOCK:
             path.rename(aside / path.name)
-    copy.note({})
     say(f"{copy.store.uri} holds no study any more; its copy of before is set aside in {aside}")
