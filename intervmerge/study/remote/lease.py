@@ -26,6 +26,9 @@ BEAT, DEAD = 5.0, 30.0
 """Seconds from renewal to renewal, and after which a claim that was not renewed is a dead driver's."""
 ASKED = f"{LEASES}/{STOP}"
 """Asks the driver to end."""
+PROBE = f"{LEASES}/probe"
+"""Is written to see whether anything can be."""
+NO_CLAIMS = (ASKED, PROBE)
 
 
 class Lease:
@@ -135,9 +138,14 @@ def claims(copy: Copy) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for name in copy.store.objects(LEASES):
-        with suppress(FileNotFoundError, ValueError):  # gone meanwhile; or half written, on a store that writes so
-            if name != ASKED:
-                found[name] = dict(json.loads(copy.store.read(name)))
+        if name in NO_CLAIMS:
+            continue
+        with suppress(FileNotFoundError):  # gone meanwhile
+            content = copy.store.read(name)
+            try:
+                found[name] = dict(json.loads(content))
+            except ValueError:  # just being written, on a store that does so bit by bit: like no other, and alive
+                found[name] = {"at": time.time()}
     return found
 
 

@@ -16,6 +16,7 @@ from intervmerge.machine import GIB
 from intervmerge.mlflow_uris import SERVERS, check_uri
 from intervmerge.quoting import without_secrets
 from intervmerge.remote.copies import Copy, copy_of, folder_of
+from intervmerge.study.remote.lease import PROBE
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig
@@ -28,8 +29,6 @@ LEAST_FREE_GIB = 1.0
 SKEW_SECONDS = 5.0
 """Between clocks, at most: by them people read logs and MLflow's axes."""
 SERVER_SECONDS = 10.0
-PROBE = "study.lease/check"
-"""An object that is written to see whether any can be."""
 
 
 @dataclass(frozen=True)
