@@ -138,9 +138,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(store: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server on a SQLite file, once it answers; afterwards no process of it is left."""
-    place = Path(store.removeprefix("sqlite:///")).parent
+def server(store: str, port: int, place: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's server on a SQLite file, or a database with a place for its files, once it answers; afterwards no
+    process of it is left."""
+    place = place or Path(store.removeprefix("sqlite:///")).parent
     line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
     line += ["--artifacts-destination", str(place / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -153,6 +154,68 @@ def server(store: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         lose(process)
+
+
+class PostgreSQL:
+    """A server of PostgreSQL on 127.0.0.1, as an ordinary user.
+
+    Args:
+        programs: folder of `initdb` and `pg_ctl`.
+        place: a new folder, which that user may enter.
+    """
+
+    def __init__(self, programs: Path, place: Path) -> None:
+        self._programs, self._place, self.port = programs, place, free_port()
+        if self.user is not None:
+            shutil.chown(place, self.user)
+        self._run("initdb", "--auth", "trust", "--username", "mlflow", "--no-sync")
+
+    @property
+    def user(self) -> str | None:
+        """Who runs it, where that is somebody else: PostgreSQL refuses root."""
+        return "nobody" if os.geteuid() == 0 else None
+
+    @property
+    def uri(self) -> str:
+        """Of its database, which nobody but this machine reaches."""
+        return f"postgresql+psycopg2://mlflow@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        self._run("pg_ctl", "start", "--wait", "--log", str(self._place / "log"), "--options", settings)
+
+    def stop(self) -> None:
+        """End it at once, as a power cut does."""
+        self._run("pg_ctl", "stop", "--mode", "immediate")
+
+    def _run(self, program: str, *more: str) -> None:
+        line = [str(self._programs / program), "--pgdata", str(self._place / "data"), *more]
+        with (self._place / "said").open("ab") as said:  # not a pipe, which the server would hold open
+            subprocess.run(line, stdout=said, stderr=said, check=True, user=self.user, timeout=120, cwd=self._place)
+
+
+def programs_of_postgresql() -> Path | None:
+    """Where they are; None where there are none."""
+    found = shutil.which("pg_ctl")
+    if found is not None:
+        return Path(found).resolve().parent
+    return next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))), None)
+
+
+@contextmanager
+def postgresql(programs: Path) -> Iterator[PostgreSQL]:
+    """PostgreSQL, started; afterwards nothing of it is left."""
+    place = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    try:
+        database = PostgreSQL(programs, place)
+        database.start()
+        try:
+            yield database
+        finally:
+            database.stop()
+    finally:
+        shutil.rmtree(place)
 
 
 def answers(port: int) -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 ROOMS = (
-    *("errors", "settings", "seeding", "quoting", "finite", "files", "disk", "machine", "mlflow_uris", "stores"),
+    *("errors", "settings", "seeding", "quoting", "finite", "files", "disk", "machine", "mlflow_uris"),
+    *("remote", "stores"),
     *("pareto", "merging", "interventions", "records", "suites", "engines", "bases", "training", "trial", "space"),
     *("study", "views", "session", "watchdog", "workers", "search", "bundle", "analysis", "paper", "recorded"),
     *("suite_build", "cli", "__main__"),
@@ -25,6 +26,7 @@ DOORS = {
     "open_clip": ("suites/", "training/", "suite_build/"),
     "torchvision": ("suites/", "training/", "suite_build/"),
     "PIL": ("suites/datasets/preprocess.py", "suite_build/", "bundle/"),
+    "fsspec": ("remote/",),
     "scipy": ("suites/datasets/sources/svhn.py", "analysis/tangent/interfering.py", "paper/claims/verdicts.py"),
     "skimage": ("suite_build/",),
     "fontTools": ("suite_build/",),

@@ -9,18 +9,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from faults import Faulty, wrong_runs
+from faults import Faulty, check, wait_for, world, wrong_runs
 from holding import holding
-from outages import free_port, mounting, server
+from outages import free_port, lose, mounting, postgresql, programs_of_postgresql, server
 
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
 from intervmerge.disk import full_disk, plainly
 from intervmerge.errors import ConfigError, DiskError
 from intervmerge.files import replacing
+from intervmerge.mlflow_uris import DATABASE
 from intervmerge.search.views import MLFLOW
 from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
@@ -171,6 +174,29 @@ def test_a_server_that_never_answers_holds_no_search_up_and_once_it_does_the_run
         assert wrong_runs(study, numbers) != []
         assert intervmerge(["report", str(out), "--mlflow", uri]) == 0
     assert wrong_runs(study, numbers) == []
+
+
+@pytest.mark.slow
+def test_a_server_on_postgresql_that_dies_with_its_database_and_comes_back_has_all_runs_at_the_end(
+    tmp_path: Path,
+) -> None:
+    programs = programs_of_postgresql()
+    if programs is None or find_spec("psycopg2") is None:
+        pytest.skip("no PostgreSQL on this machine, or no psycopg2, through which MLflow writes to it")
+    port = free_port()
+    with world(tmp_path) as make, postgresql(programs) as database:
+        study = replace(make("study", 6), mlflow=f"http://127.0.0.1:{port}", store=database.uri)
+        with server(database.uri, port, tmp_path) as process, study.running() as driver:
+            assert wait_for(lambda: study.complete() > 0, driver, 300), study.log.read_text()
+            lose(process)
+            database.stop()
+            database.start()
+            with server(database.uri, port, tmp_path):
+                study.ended(driver)
+                check(study)
+        # nothing of a database's own is left in the study
+        assert not (study.folder / DATABASE).exists()
+    assert "Traceback" not in study.log.read_text()
 
 
 def break_runs(store: str) -> None:

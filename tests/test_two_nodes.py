@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from faults import descendants, end, started
 from test_ends import PROGRAM, SPACE, command, free_port, running, wait_for, write
 
 from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.engines.caches import CachePlan
 from intervmerge.errors import DiskError
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine
 from intervmerge.records.record import Record
 from intervmerge.session.session import own_folder
+from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.spared import SparedStore
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Suite
@@ -47,9 +51,10 @@ def base(odd: Suite) -> MergedBase:
     return merge(odd, "task_arithmetic", scaling=0.3)
 
 
-def worker(base: MergedBase, folder: Path | None, luggage: Luggage) -> Worker:
+def worker(base: MergedBase, folder: Path | None, luggage: Luggage, plan: CachePlan | None = None) -> Worker:
     """A worker in this process, of a study that it sees, or does not see."""
-    seat = Seat(None if folder is None else str(folder), Machine(device="cpu", cache_gib=0))
+    machine = Machine(device="cpu", cache_gib=0 if plan is None else None)
+    seat = Seat(None if folder is None else str(folder), machine, plan=plan)
 
     class Here(Worker):
         def setup(self, config: dict[str, Any]) -> None:  # type: ignore[override]
@@ -107,6 +112,48 @@ def test_a_study_that_cannot_be_written_to_ends_the_search_in_words(tmp_path: Pa
     (tmp_path / "trials").write_text("in the way")
     with pytest.raises(DiskError, match="the same command"):
         LeftLuggage(tmp_path, travels=True).received(Luggage({FILE: b"x"}), 0)
+
+
+# ---- a node whose disk refuses caches
+
+
+def refusing(folder: Path) -> Path:
+    """The folder of caches of a machine whose disk takes none."""
+    (folder / "intervmerge").mkdir(parents=True)
+    (folder / "intervmerge" / "bases").write_text("in the way")
+    return folder
+
+
+def test_a_node_whose_disk_refuses_caches_goes_on_without_them_says_so_and_measures_the_same(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = CachePlan(storage="fp32", boundaries=(0,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "willing"))
+    willing = worker(base, None, Luggage(), plan)
+    ours: list[Report] = [willing.step()[REPORT], willing.step()[REPORT]]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(refusing(tmp_path / "refusing")))
+    spared = worker(base, None, Luggage(), plan)
+    theirs: list[Report] = [spared.step()[REPORT], spared.step()[REPORT]]
+    assert (ours[1].record.engine, ours[1].complaint) == ("stream", "")
+    assert alike(ours[1].record, theirs[1].record)
+    assert ours[1].luggage[FILE] == theirs[1].luggage[FILE]
+    assert "refuses caches" in theirs[1].complaint
+    assert "slower" in theirs[1].complaint
+    for one in (willing, spared):
+        one.cleanup()
+
+
+def test_what_memory_has_no_room_for_is_refused_as_the_disk_refused_it(tmp_path: Path) -> None:
+    layout = {"a": ((10,), torch.float32)}
+    (tmp_path / "store").write_text("in the way")
+    store = SparedStore(MappedStore(tmp_path / "store"), limit=60)
+    found = store.fill("one", layout, lambda tensors: tensors["a"].fill_(3.0))  # type: ignore[arg-type]
+    assert found["a"].tolist() == [3.0] * 10
+    assert store.fill("one", layout, lambda tensors: pytest.fail("computed twice"))["a"] is found["a"]
+    assert store.refused
+    with pytest.raises(OSError, match="store"):
+        store.fill("two", layout, lambda tensors: pytest.fail("no room"))
+    assert float(store.get("three", lambda: torch.tensor(5.0))) == 5.0
 
 
 def test_nothing_is_packed_where_folders_are_shared(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from intervmerge.interventions import Interventions
 from intervmerge.records.composed import Mixture
 from intervmerge.records.record import Record
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.uris import check_here
 from intervmerge.study.layout import trial_folder
 from intervmerge.suites.checkpoints import write_state
 from intervmerge.suites.suite import Suite
@@ -105,6 +106,7 @@ def export(
 
 def _free(path: str | Path) -> Path:
     """Where a bundle is to stand; nothing must be there."""
+    check_here("bundle", path)
     try:
         target = Path(path).resolve()
         taken = target.exists() and not (target.is_dir() and not any(target.iterdir()))

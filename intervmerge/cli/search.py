@@ -115,8 +115,8 @@ def plans(chosen: argparse.Namespace) -> list[SearchPlan]:
         raise ConfigError("--warm-start", got, "a study has one base", "one of the bases with --base")
     space = find_space(plan.space).stem
     suite = Path(plan.suite or read_space(plan.space).suite).resolve().name
-    parent = Path(plan.out) if plan.out is not None else Path("studies") / f"{space}-{as_file(suite)}"
-    return [replace(plan, base=base, out=parent / f"{number}-{_name(base)}") for number, base in enumerate(bases)]
+    parent = plan.out if plan.out is not None else Path("studies") / f"{space}-{as_file(suite)}"
+    return [replace(plan, base=base, out=f"{parent}/{number}-{_name(base)}") for number, base in enumerate(bases)]
 
 
 def _name(base: Any) -> str:

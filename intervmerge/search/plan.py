@@ -19,6 +19,8 @@ from intervmerge.quoting import as_file
 from intervmerge.records.composed import SELECTIONS
 from intervmerge.records.scores import OBJECTIVES, agreement
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.copies import folder_of
+from intervmerge.remote.uris import uri_of
 from intervmerge.search.watch import Watcher
 from intervmerge.session.whereabouts import address_here
 from intervmerge.settings import read_settings
@@ -143,7 +145,7 @@ def prepare(plan: SearchPlan) -> Prepared:
     space = replace(space, search=search, training=training, base=space.base if plan.base is None else plan.base)
     named = plan.suite if plan.suite is not None else space.suite
     suite = under(load_suite(named), plan.protocol)
-    suite_path = str(named) if str(named) in packaged() else str(Path(named).resolve())
+    suite_path = str(named) if str(named) in packaged() else uri_of(named) or str(Path(named).resolve())
     sampling = Sampling(space, suite.architecture, len(suite.tasks))
     device = str(find_device(plan.device)) if plan.address is None else plan.device
     try:
@@ -157,7 +159,7 @@ def prepare(plan: SearchPlan) -> Prepared:
         rule = "one study has one merged base"
         raise ConfigError("base", f"{len(space.bases)} bases", rule, "one of them with --base, or intervmerge-search")
     check_base(space.bases[0])
-    folder = Path(plan.out) if plan.out is not None else Path("studies") / f"{path.stem}-{as_file(suite.name)}"
+    folder = Path("studies") / f"{path.stem}-{as_file(suite.name)}" if plan.out is None else folder_of(plan.out)
     check_folder(folder)
     return Prepared(plan, sampling, suite, suite_path, folder, device, open_others(plan.warm_start), caches)
 

@@ -99,7 +99,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
     """
     plan, sampling = prepared.plan, prepared.sampling
     session = partial(ray_session, plan.address, (plan.workers or 1) * threads_of(), only_gpu(prepared.device))
-    with held(prepared.folder), plainly(prepared.folder), ExitStack() as stack:
+    with held(prepared.folder, watch.phase), plainly(prepared.folder), ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(stop_asked(prepared.folder)))
         stack.callback(forget_stop, prepared.folder)
         journal = opened(prepared) if (prepared.folder / JOURNAL).is_file() else None

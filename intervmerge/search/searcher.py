@@ -75,6 +75,7 @@ class OptunaSearcher(Searcher):
         self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
         self._why, self._rests, self._luggage = why, rests, luggage or LeftLuggage()
+        self._complaints: set[str] = set()
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
@@ -194,6 +195,9 @@ class OptunaSearcher(Searcher):
 
     def _hear_worker(self, report: Report) -> None:
         """What a worker says besides the record of its trial."""
+        if report.complaint and report.complaint not in self._complaints:
+            self._complaints.add(report.complaint)
+            self._say(report.complaint)
 
     def _forgo(self, trial: optuna.Trial, record: Record) -> None:
         """Tell of a trial that is not trained, and may be drawn again."""

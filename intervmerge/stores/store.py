@@ -45,6 +45,10 @@ class InProcessStore:
             self._filled[key] = fresh
         return self._filled[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether `fill` has filled a key."""
+        return key in self._filled
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All that `get` computed, by key."""

@@ -19,12 +19,15 @@ from intervmerge.files import locked
 from intervmerge.records.bare import BareBase, bare_base
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
+from intervmerge.remote.copies import shown
 from intervmerge.space.sources import Traced
 from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
+from intervmerge.study.layout import JOURNAL as JOURNAL
+from intervmerge.study.layout import LOCK as LOCK
+from intervmerge.study.remote import Say, kept, logged
 from intervmerge.study.telling import excess, objectives, told_as
 from intervmerge.study.upgrades import upgraded, upgraded_settings
 
-JOURNAL, LOCK = "study.journal", "study.lock"
 NAME, RECORD, SETTINGS, CONSTRAINT = "intervmerge", "record", "settings", "extra_params"
 REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
@@ -36,11 +39,17 @@ DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "mini
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a study's folder: whoever writes to its journal holds it, alone.
+def held(folder: Path, say: Say = logged) -> Iterator[None]:
+    """Hold a study's folder: whoever writes to its journal holds it, alone. One that lies on a store is brought here
+    first, and taken there from then on.
+
+    Args:
+        folder: of the study.
+        say: is told of what a store does not take, and when it does again.
 
     Raises:
         ConfigError: another process holds it, or the folder cannot be written to.
+        DiskError: at the end, a store has not taken what was written.
     """
     with ExitStack() as stack:
         try:
@@ -49,10 +58,11 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             rule = "one process at a time writes to a study"
             raise ConfigError(
-                folder, "a study that is being searched", rule, "wait for it, or another --out"
+                shown(folder), "a study that is being searched", rule, "wait for it, or another --out"
             ) from error
         except OSError as error:
             raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
+        stack.enter_context(kept(folder, say))
         HELD.add(folder.resolve())
         stack.callback(HELD.discard, folder.resolve())
         yield

@@ -1,9 +1,12 @@
-"""Where the trials of a study lie in its folder."""
+"""What lies in the folder of a study, and where."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+JOURNAL, LOCK = "study.journal", "study.lock"
+STOP = "study.stop"
+"""A file that asks the search of a folder to end; whoever sees the folder can leave it there, on any machine."""
 TRIALS = "trials"
 """Folder of a study with one folder a trial, named by its number."""
 

@@ -19,10 +19,12 @@ from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.uris import uri_of
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import PASSING
 from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal, reading
 from intervmerge.study.layout import TRIALS
+from intervmerge.study.remote import brought
 from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite, packaged
@@ -106,7 +108,7 @@ class Study:
             return under(load_suite(place), self.settings["protocol"])
         except InputError as error:
             there = Path(place).is_file() or (Path(place) / "suite.yaml").is_file()
-            if self._suite is not None or place in packaged() or there:
+            if self._suite is not None or place in packaged() or there or uri_of(place):
                 raise
             rule = "a study needs its suite, and does not hold it"
             got = f"{place}, where its suite is no more"
@@ -142,13 +144,13 @@ def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
     """Open a study to read it; one that is being searched too.
 
     Args:
-        path: its folder.
+        path: its folder, or the URI of one on a store.
         suite: where its suite is now, if that has moved since.
 
     Raises:
         ConfigError: there is no study, or something else has written to it.
     """
-    folder = Path(path)
+    folder = brought(path)
     if not (folder / JOURNAL).is_file():
         rule = f"a study is a folder with {JOURNAL}"
         raise ConfigError("study", repr(str(path)), rule, "the --out of a search, such as studies/...")

@@ -25,6 +25,7 @@ from intervmerge.suites.datasets.arrow import read_images
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import Split
 from intervmerge.suites.readers.pairs import read_task_vector
+from intervmerge.suites.remote import fetched
 from intervmerge.suites.suite_file import Normalization as Normalization
 from intervmerge.suites.suite_file import SuiteFile as SuiteFile
 from intervmerge.suites.suite_file import TaskFile as TaskFile
@@ -166,7 +167,7 @@ def packaged() -> dict[str, Path]:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """Open a packaged suite by name, or any suite by the path of its folder or suite.yaml.
+    """Open a packaged suite by name, or any suite by the path or URI of its folder or suite.yaml.
 
     Raises:
         SuiteError: there is no such suite, or a file of it is not what it should be.
@@ -178,12 +179,12 @@ def load_suite(name: str | Path) -> Suite:
 
 
 def suite_path(name: str | Path) -> Path:
-    """The suite.yaml of a packaged suite, or of a path.
+    """The suite.yaml of a packaged suite, of a path, or of a URI, from where it is fetched.
 
     Raises:
         SuiteError: there is none.
     """
-    path = packaged().get(str(name)) or Path(name)
+    path = packaged().get(str(name)) or fetched(name)
     try:
         path = path / "suite.yaml" if path.is_dir() else path
         found = path.is_file()

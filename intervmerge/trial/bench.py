@@ -22,6 +22,7 @@ from intervmerge.machine import Machine, find_device
 from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
 from intervmerge.records.scores import Score
 from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.spared import SparedStore
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
@@ -82,6 +83,11 @@ class Bench:
                 logger.warning("%s, as they could not be written (%s)", NO_CACHES.words(self.base.suite), error)
                 return self._keeping(NO_CACHES)
         return kept
+
+    @property
+    def refused(self) -> str:
+        """Why the disk does not take what all processes of this machine would share; empty where it does."""
+        return self._store.refused if isinstance(self._store, SparedStore) else ""
 
     def _keeping(self, plan: CachePlan) -> Caches:
         return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)

@@ -55,6 +55,8 @@ class Report:
     """Whether the worker had another base before this; said once."""
     luggage: Luggage = field(default_factory=Luggage)
     """Its files at this rung, where no folder is shared."""
+    complaint: str = ""
+    """What is wrong with its node, in words for the user: no trial is worse for it, but slower."""
 
     @property
     def result(self) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import CachePlan
-from intervmerge.machine import Machine, cache_folder
+from intervmerge.machine import Machine, cache_folder, cores, find_device
 from intervmerge.stores.mapped import MappedStore
+from intervmerge.stores.spared import SparedStore
 from intervmerge.stores.store import InProcessStore
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.trial.bench import Bench
@@ -36,6 +37,12 @@ class Seat:
     """Share of a GPU's memory that the actor may fill; 0 without GPU."""
     stopping: str = "none"
     """A row of STOPPING."""
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes that the actor may keep for itself of what all of its node would map."""
+        beside = max(1, cores() // self.threads) if find_device(self.machine.device).type == "cpu" else 1
+        return self.machine.cache_bytes // beside
 
     def trial_folder(self, number: int) -> Path | None:
         """Folder of a trial in the study; None where it is not seen."""
@@ -63,6 +70,8 @@ def sit_down(
     torch.set_num_threads(seat.threads)
     if seat.gpu_share and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, seat.gpu_share))
-    caches = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
+    disk = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
+    # on one machine all do without together, and the driver says so; of many nodes each helps itself
+    caches = disk if seat.folder is not None else SparedStore(disk, seat.own_bytes)
     own = replace(base, store=InProcessStore(tensors))
     return Bench(own, seat.machine, caches=caches, plan=seat.plan, alive=alive)

@@ -3,6 +3,7 @@ trial has another."""
 
 from __future__ import annotations
 
+import socket
 import time
 import traceback
 from collections.abc import Iterator
@@ -86,7 +87,16 @@ class Worker(tune.Trainable):
         bare, moved, self._bare, self._moved = self._bare, self._moved, {}, False
         away = self._folder if self._seat.folder is None else None
         luggage = Luggage() if away is None else Luggage.packed(away)
-        return Report(self._record, self._refused, bare, moved, luggage).result
+        return Report(self._record, self._refused, bare, moved, luggage, self._complaint()).result
+
+    def _complaint(self) -> str:
+        """That the disk of this node refuses caches, if it does."""
+        if not self._bench.refused:
+            return ""
+        return (
+            f"the disk of {socket.gethostname()} refuses caches ({self._bench.refused}): its workers go on without "
+            "them, slower; each keeps what it needs in its memory, and figures stay the same"
+        )
 
     def _rest(self) -> None:
         """Wait for as long as this node rests."""

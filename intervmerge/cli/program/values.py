@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
+from intervmerge.remote.uris import check_here
 
 MOST = 2**31 - 1
 """Whole numbers of flags are at most so large, and at least its negative: what every library takes."""
@@ -49,6 +50,7 @@ def check_out(folder: Path) -> None:
     Raises:
         ConfigError: it is a file, lies below one, or is closed to us.
     """
+    check_here("--out", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

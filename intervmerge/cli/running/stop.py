@@ -17,15 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Ask the search to end, and wait until it has; Ctrl-C ends the waiting only."""
+    from intervmerge.remote.copies import folder_of, shown
+    from intervmerge.study.remote import refresh
     from intervmerge.study.running import ask_to_stop, check_study, forget_stop, is_searched
 
-    check_study(chosen.study)
-    if not is_searched(chosen.study):
-        print(f"{chosen.study}: no search runs there")
+    folder = folder_of(chosen.study)
+    refresh(folder, whole=False)
+    check_study(folder)
+    if not is_searched(folder):
+        print(f"{shown(folder)}: no search runs there")
         return 0
-    ask_to_stop(chosen.study)
-    while is_searched(chosen.study):
+    ask_to_stop(folder)
+    while is_searched(folder):
         time.sleep(POLL_SECONDS)
-    forget_stop(chosen.study)  # whoever held it may have been no search
-    print(f"{chosen.study}: the search has ended; finished trials are kept, and the same command goes on")
+    forget_stop(folder)  # whoever held it may have been no search
+    print(f"{shown(folder)}: the search has ended; finished trials are kept, and the same command goes on")
     return 0

@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Start MLflow's server, say where the front's page is once it answers, and wait until it ends."""
     from intervmerge.mlflow_uris import local_uri
+    from intervmerge.remote.copies import shown
     from intervmerge.search.views.again import front_page
+    from intervmerge.study.remote import brought
     from intervmerge.views.screen import Screen
 
     port = free_port(chosen.port)
-    folder = chosen.study or newest()
+    folder = newest() if chosen.study is None else brought(chosen.study)
     page = front_page(folder, Screen())
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", local_uri(folder)]
     command += ["--host", HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
@@ -50,7 +52,7 @@ def run(chosen: argparse.Namespace) -> int:
         if not _answers(server, port):
             print(f"intervmerge ui: MLflow's server on port {port} does not answer", file=sys.stderr)
             return 1
-        print(f"{folder}: open http://{HOST}:{port}{page or ''} ; Ctrl-C ends it", flush=True)
+        print(f"{shown(folder)}: open http://{HOST}:{port}{page or ''} ; Ctrl-C ends it", flush=True)
         return server.wait()
 
 

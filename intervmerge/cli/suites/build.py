@@ -44,8 +44,10 @@ def run(chosen: argparse.Namespace) -> int:
     import torch
 
     from intervmerge.machine import cache_folder
+    from intervmerge.remote.uris import check_here
     from intervmerge.suite_build.build import build_mini8
 
+    check_here("--out", chosen.out)
     if chosen.method is not None and chosen.train:
         rule = "the images to fine-tune on stand beside the packaged models"
         raise ConfigError("--train", f"--method {chosen.method}", rule, "one of the two")

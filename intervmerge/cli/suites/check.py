@@ -24,6 +24,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     from intervmerge.errors import ConfigError
     from intervmerge.machine import find_device
+    from intervmerge.remote.copies import copy_of, shown
     from intervmerge.suites.check import check_files, check_hashes
     from intervmerge.suites.doctor.diagnosis import diagnose
     from intervmerge.suites.doctor.examination import Examination
@@ -38,6 +39,8 @@ def run(chosen: argparse.Namespace) -> int:
     wrong = list(check_hashes(suite))
     if chosen.repair and wrong:
         path = suite_path(chosen.suite)
+        if copy_of(path.parent) is not None:
+            raise ConfigError("--repair", shown(path.parent), "what lies on a store is only read", "the suite itself")
         write_hashes(path, suite.hashes)
         print(*wrong, f"{path}: {len(wrong)} hashes are now those of the files", sep="\n")
         suite = replace(suite, file=read_suite_file(path))

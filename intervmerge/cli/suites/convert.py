@@ -37,6 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Read, write, and say what was read, dropped, borrowed and lost."""
     from intervmerge.errors import ConfigError
     from intervmerge.files import sha256_of
+    from intervmerge.remote.uris import check_here
     from intervmerge.suites.checkpoints import write_state
     from intervmerge.suites.encoder import open_clip_architecture
     from intervmerge.suites.readers.canonical import Target
@@ -44,6 +45,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.suites.readers.table import read_checkpoint
 
     source = Path(chosen.source)
+    check_here("--out", chosen.out)
     if chosen.out.exists():
         raise ConfigError("--out", chosen.out, "nothing is written over", "a file that is not there yet")
     architecture = open_clip_architecture(chosen.architecture)

@@ -79,6 +79,7 @@ class BasesSearcher(OptunaSearcher):
         return found
 
     def _hear_worker(self, report: Report) -> None:
+        super()._hear_worker(report)
         self.moves += report.moved
         if report.bare:
             self._shelf.measured(report.record.base_fingerprint, "validation", report.bare)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, local_uri
 from intervmerge.quoting import without_secrets
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.copies import shown
 from intervmerge.search.watch import Watcher
 from intervmerge.study.study import Study
 from intervmerge.views import runs
@@ -127,7 +128,7 @@ class Views:
         except Exception as error:
             if view not in self.failing:
                 flag = [] if self._uri is None else ["--mlflow", without_secrets(self._uri)]
-                command = shlex.join(["intervmerge", "report", str(self._study.folder), *flag])
+                command = shlex.join(["intervmerge", "report", shown(self._study.folder), *flag])
                 rest = f"`{command}` makes them again"
                 words = without_secrets(" ".join(str(error).split()))[:WORDS]
                 self._watch.phase(f"{view} could not be written ({type(error).__name__}: {words}); {rest}")

@@ -14,14 +14,14 @@ from intervmerge.study.study import Study, load_study
 from intervmerge.views import runs
 
 
-def report_again(folder: Path, uri: str | None, watch: Watcher) -> tuple[Study, bool]:
+def report_again(name: str | Path, uri: str | None, watch: Watcher) -> tuple[Study, bool]:
     """Make all views of a study again, alone with it; whether all could be written.
 
     Raises:
         ConfigError: there is no study, or another process writes to it.
     """
-    load_study(folder)  # refused here where there is none
-    with held(folder):
+    folder = load_study(name).folder  # refused here where there is none
+    with held(folder, watch.phase):
         mend(folder / JOURNAL)
         study = load_study(folder)
         return study, report(study, uri, watch)

@@ -9,8 +9,10 @@ from pathlib import Path
 from intervmerge.errors import ConfigError
 from intervmerge.records.record import Record
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.copies import folder_of
 from intervmerge.search.watch import Watcher
 from intervmerge.study.journal import JOURNAL
+from intervmerge.study.remote import refresh
 from intervmerge.study.running import check_study, is_searched
 from intervmerge.study.study import Study, load_study
 
@@ -76,27 +78,30 @@ class Following:
                 self._watch.progress(phase, self._totals[phase] - left, self._totals[phase])
 
 
-def follow(folder: Path, watch: Watcher, *, sleep: Callable[[float], None] = time.sleep) -> Study:
+def follow(name: str | Path, watch: Watcher, *, sleep: Callable[[float], None] = time.sleep) -> Study:
     """Tell of the search of a folder until it has ended; the study as it is then.
 
     Raises:
         ConfigError: there is no study, or nothing has been measured and nobody searches it any more.
     """
+    folder = folder_of(name)
+    refresh(folder, whole=False)
     check_study(folder)
     following, size = None, -1
     if not is_searched(folder):
         watch.phase("no search runs there: this is what the study holds")
     while True:
         searched = is_searched(folder)  # before the journal is read, so that the last look sees all
-        now = size_of(folder / JOURNAL)
         took = time.monotonic()
+        refresh(folder, whole=False)
+        now = size_of(folder / JOURNAL)
         if now != size:
             size = now
             following = following or _begun(folder, watch, searched)
             if following is not None:
                 following.hear()
         if not searched:
-            return load_study(folder)
+            return load_study(name)
         sleep(max(POLL_SECONDS, PATIENCE * (time.monotonic() - took)))
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from intervmerge.errors import ConfigError
 from intervmerge.files import held_by_another
-from intervmerge.study.journal import JOURNAL, LOCK
-
-STOP = "study.stop"
-"""A file that asks the search of a folder to end; whoever sees the folder can leave it there, on any machine."""
+from intervmerge.remote.copies import copy_of, shown
+from intervmerge.study.layout import JOURNAL, LOCK, STOP
+from intervmerge.study.remote.lease import ask_holder, is_leased
 
 
 def is_searched(folder: Path) -> bool:
-    """Whether a process holds the folder of a study, to write there."""
-    return held_by_another(folder / LOCK)
+    """Whether a process holds the folder of a study, to write there; of one on a store, on whatever machine."""
+    if held_by_another(folder / LOCK):
+        return True
+    copy = copy_of(folder)
+    return copy is not None and is_leased(copy)
 
 
 def check_study(folder: Path) -> None:
@@ -25,9 +27,9 @@ def check_study(folder: Path) -> None:
     Raises:
         ConfigError: there is neither a study nor one that begins.
     """
-    if not any((folder / name).is_file() for name in (JOURNAL, LOCK)):
+    if not any((folder / name).is_file() for name in (JOURNAL, LOCK)) and not is_searched(folder):
         rule = f"a study is a folder with {JOURNAL}"
-        raise ConfigError("study", repr(str(folder)), rule, "the --out of a search, such as studies/...")
+        raise ConfigError("study", repr(shown(folder)), rule, "the --out of a search, such as studies/...")
 
 
 def ask_to_stop(folder: Path) -> None:
@@ -36,8 +38,12 @@ def ask_to_stop(folder: Path) -> None:
     Raises:
         ConfigError: nothing can be left there.
     """
+    copy = copy_of(folder)
     try:
-        (folder / STOP).touch()
+        if copy is None or held_by_another(folder / LOCK):
+            (folder / STOP).touch()
+        else:
+            ask_holder(copy)
     except OSError as error:
         rule = "a search is asked to end by a file in its folder"
         raise ConfigError("study", str(error), rule, "a folder open to you") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -14,6 +13,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.spread import Spread
 from intervmerge.records.study import StudyRecord
+from intervmerge.remote.copies import shown
 from intervmerge.views.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def print_front(study: Study) -> None:
                   f"hypervolume {100 * record.hypervolume():.1f} %, each task its own configuration "
                   f"{100 * record.composed_hypervolume():.1f} %")  # fmt: skip
     console.say(f"plots: {study.folder / 'pareto.html'} (open it in a browser), {study.folder / 'pareto.png'}\nnext:")
-    for line in (f"intervmerge ui {shlex.quote(str(study.folder))}", *_exports(record, study.folder)):
+    name = shlex.quote(shown(study.folder))
+    for line in (f"intervmerge ui {name}", *_exports(record, name)):
         console.say(f"  {line}")
 
 
@@ -78,9 +79,9 @@ def _spread(found: Spread | None) -> str:
     return f"{100 * found.mean:.1f}" + ("" if found.deviation is None else f" ± {100 * found.deviation:.1f}")
 
 
-def _exports(record: StudyRecord, folder: Path) -> list[str]:
-    """Commands that write a point from the middle of each front."""
-    command = f"intervmerge export {shlex.quote(str(folder))} --max-extra-params"
+def _exports(record: StudyRecord, name: str) -> list[str]:
+    """Commands that write a point from the middle of each front of the study of this name."""
+    command = f"intervmerge export {name} --max-extra-params"
     front, listed = record.front, record.composed.listed
     found = [f"{command} {front[len(front) // 2].extra_params} --out model"] if front else []
     return [*found, *(f"{command} {m.extra_params} --composed --out model" for m in listed[len(listed) // 2 :][:1])]

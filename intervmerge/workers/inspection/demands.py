@@ -15,6 +15,8 @@ from intervmerge.engines.exact import ExactEngine
 from intervmerge.machine import GIB
 from intervmerge.mlflow_uris import SERVERS, check_uri
 from intervmerge.quoting import without_secrets
+from intervmerge.remote.copies import Copy, copy_of, folder_of
+from intervmerge.study.remote.lease import PROBE
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig
@@ -97,6 +99,22 @@ def of_node(node: Facts | str, needs: Needs) -> list[Finding]:
 
 def storage(folder: Path) -> Finding:
     """Whether the driver can write a study's folder, which is made; nothing of it stays that was not there."""
+    copy = copy_of(folder_of(folder))
+    return _folder(folder_of(folder)) if copy is None else _on_store(copy)
+
+
+def _on_store(copy: Copy) -> Finding:
+    """The same of one on a store."""
+    try:
+        copy.store.write(PROBE, b"")
+        copy.store.remove(PROBE)
+        found, lacks = f"{copy.store.uri} can be written to", False
+    except OSError as error:
+        found, lacks = str(error), True
+    return Finding("study", found, "a store that the driver writes; no other node needs it", lacks)
+
+
+def _folder(folder: Path) -> Finding:
     there = [folder, *folder.parents]
     made = next(path for path in there if path.exists())
     try:
