@@ -209,8 +209,8 @@ class Driver:
     def _ended(self, record: Record, views: Views) -> None:
         unfinished.finish(trial_folder(self._study.folder, record.number))  # its end is in the journal
         self._stopping.ended(record)
-        views.ended()
         self._watch.ended(record, self._study.record)
+        views.ended()
 
     def _measure_what_is_missing(self) -> None:
         """Error bars, and the fronts on `test`; the teachers read it, and what a front is compared with, only then."""
