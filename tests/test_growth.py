@@ -33,7 +33,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own af
 
 TASKS = ("red", "green", "blue")
 STEPS = (2, 4)
-PLACED = {**asdict(InterventionConfig()), "blocks": [0, 1], "slice_width": 48, "site": Placement.site}  # canonical, as records are
+# canonical, as records are
+PLACED = {**asdict(InterventionConfig()), "blocks": [0, 1], "slice_width": 48, "site": Placement.site}
 TRAINED = {**asdict(TrainingConfig(steps=4)), "rungs": [2]}
 
 
