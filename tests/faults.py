@@ -48,7 +48,7 @@ intervention:
   slice_width: {choices: ["1/1", "1/6"]}
 search: {stopping: task}
 """
-RUNGS = [20, 60, 120]
+RUNGS = (20, 60, 120)
 FAULTS = ("actor", "locked", "disk", "server", "kills")
 PROGRAM = str(Path(sys.executable).with_name("intervmerge-search"))
 
@@ -129,6 +129,8 @@ class Faulty:
     """URI of a server."""
     store: str | None = None
     """URI of the server's own database."""
+    rungs: tuple[int, ...] = RUNGS
+    """Steps at which its trials are measured."""
 
     @property
     def command(self) -> list[str]:
@@ -257,8 +259,8 @@ def violations(study: Faulty) -> list[str]:
         Interventions.load(file)
         if sha256(file.read_bytes()).hexdigest() != trial.sha256:
             wrong.append(f"trial {trial.number}: its file is not that of its record")
-        steps = [rung.steps for rung in trial.rungs]
-        if steps != RUNGS[: len(steps)] or (trial.state == "stopped") != (steps != RUNGS):
+        steps = tuple(rung.steps for rung in trial.rungs)
+        if steps != study.rungs[: len(steps)] or (trial.state == "stopped") != (steps != study.rungs):
             wrong.append(f"trial {trial.number}: {trial.state} with rungs {steps}")
     if stray := [p.name for p in (study.folder / TRIALS).glob("*/*") if p.name != FILE]:
         wrong.append(f"left behind: {sorted(stray)}")

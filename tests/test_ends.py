@@ -1,4 +1,4 @@
-"""How whole searches end: by signals, budgets and failures; where there is no home or no short folder; on a cluster."""
+"""How whole searches end: by signals, budgets and failures; where there is no home, no short folder, no cluster."""
 
 from __future__ import annotations
 
@@ -82,6 +82,12 @@ def wait_for(words: bytes, log: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 # ---- signals
@@ -189,6 +195,17 @@ def test_failures_alike_after_good_trials_end_a_search_in_words(
     states = [trial.state for trial in load_study(out).record.trials if trial.state != "duplicate"]
     assert states.count("complete") == 3
     assert FAILURES <= states.count("failed") <= FAILURES + 2
+
+
+def test_a_machine_short_of_memory_ends_a_search_in_words(odd_folder: Path, tmp_path: Path) -> None:
+    space, log = write(tmp_path / "s.yaml"), tmp_path / "log"
+    short = {**os.environ, "RAY_memory_usage_threshold": "0.01"}  # as if all else were taken: Ray ends what starts
+    with running([PROGRAM, *command(space, odd_folder, tmp_path / "study")], log, short) as process:
+        assert process.wait(600) == 1, log.read_text()
+    said = log.read_text()
+    assert "Ray: got " in said, said
+    assert "low on memory" in said, said
+    assert "Traceback" not in said, said
 
 
 def test_a_trial_whose_file_has_something_in_its_way_fails_alone(
@@ -326,35 +343,3 @@ def test_an_address_of_nobody_is_refused_by_the_command(address: str, odd_folder
     assert done.returncode == 2, done.stderr
     assert "--address: got " in done.stderr
     assert "Traceback" not in done.stderr
-
-
-# ---- a cluster
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def test_a_search_joins_a_cluster_by_its_address_and_leaves_it_running(odd_folder: Path, tmp_path: Path) -> None:
-    port, head, log = free_port(), tmp_path / "head", tmp_path / "log"
-    open_to_this_machine = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= open_to_this_machine
-    program = str(Path(sys.executable).with_name("ray"))
-    ray = [program, "start", "--head", "--block", "--port", str(port), "--num-cpus", "2", "--disable-usage-stats",
-           "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]  # fmt: skip
-    space, out = write(tmp_path / "s.yaml"), tmp_path / "study"
-    with running(ray, head, environment) as cluster:
-        wait_for(b"Ray runtime started", head, cluster)
-        line = [PROGRAM, *command(space, odd_folder, out, "--address", f"127.0.0.1:{port}", "--trials", "2")]
-        with running(line, log, environment) as process:
-            assert process.wait(600) == 0, log.read_text()
-        assert cluster.poll() is None
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        cluster.send_signal(signal.SIGTERM)
-        cluster.wait(60)
-    record = load_study(out).record
-    assert [trial.state for trial in record.trials].count("complete") == 2
-    assert json.loads((out / "front.json").read_text())["front"] or not record.front

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intervmerge import pareto
-from intervmerge.interventions import InterventionConfig
+from intervmerge.interventions import InterventionConfig, Placement
 from intervmerge.records.composed import BUDGETS
 from intervmerge.records.growth import Following, growth_of
 from intervmerge.records.record import ENDED, Record, Rung
@@ -33,7 +33,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own af
 
 TASKS = ("red", "green", "blue")
 STEPS = (2, 4)
-PLACED = {**asdict(InterventionConfig()), "blocks": [0, 1], "slice_width": 48}  # canonical, as records are
+# canonical, as records are
+PLACED = {**asdict(InterventionConfig()), "blocks": [0, 1], "slice_width": 48, "site": Placement.site}
 TRAINED = {**asdict(TrainingConfig(steps=4)), "rungs": [2]}
 
 

@@ -33,10 +33,10 @@ from intervmerge.records.scores import Score
 from intervmerge.records.stopping.ending import FAILURES, GROWTH, Stopping, stalled
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
-from intervmerge.search.searcher import LISTED, OptunaSearcher
+from intervmerge.search.searcher import LISTED, REPEATS, OptunaSearcher
 from intervmerge.session.session import ray_session
 from intervmerge.settings import read_settings
-from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, Pace
+from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, HandsOver, Pace
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal
@@ -117,6 +117,44 @@ def test_every_sampler_asks_different_affordable_configurations_that_its_seed_gi
     told = Journal(tmp_path / "0").study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     assert sum(len(trial.values) == 2 for trial in told) >= 14
     assert all(trial.constraints["extra_params"] <= 0 for trial in told)
+
+
+class Settled(optuna.samplers.RandomSampler):
+    """Asks for the same again and again."""
+
+    def sample_independent(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, param_name: str, param_distribution: Any
+    ) -> Any:
+        known = getattr(param_distribution, "choices", None)
+        return param_distribution.low if known is None else known[0]
+
+
+def test_a_sampler_that_has_settled_on_what_it_has_had_is_helped_by_chance(tmp_path: Path) -> None:
+    space = sampling(write(tmp_path / "s.yaml", priors="none"))
+    assert space.grid() is None  # from a grid that can be listed, what is left is taken in its place
+    runs = []
+    for turn in range(2):
+        searcher = by_hand(tmp_path / str(turn), space)
+        searcher._journal.study.sampler = Settled(0)
+        runs.append(drive(searcher, 40))
+        assert searcher._journal.next_number < REPEATS + 4 * 40  # soon it is not let repeat itself for long
+    assert [r.intervention for r in runs[0]] == [r.intervention for r in runs[1]]
+    assert len({json.dumps(dict(r.intervention)) for r in runs[0]}) == 40
+
+
+def test_a_sampler_that_hands_over_asks_as_the_first_one_until_then_and_as_the_other_from_then_on() -> None:
+    def asked(sampler: optuna.samplers.BaseSampler, count: int) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+        for _ in range(count):
+            trial = study.ask()
+            x, kind = trial.suggest_float("x", 0, 1), trial.suggest_categorical("kind", ["a", "b", "c"])
+            study.tell(trial, [x - (kind == "b"), x * x])
+        return [trial.params for trial in study.get_trials(deepcopy=False)]
+
+    tpe, random = optuna.samplers.TPESampler(seed=1), optuna.samplers.RandomSampler(seed=2)
+    both = asked(HandsOver(tpe, random, after=25), 40)
+    assert both[:25] == asked(optuna.samplers.TPESampler(seed=1), 25)
+    assert both[25:] == asked(optuna.samplers.RandomSampler(seed=2), 15)
 
 
 def test_a_gaussian_process_leaves_the_number_of_threads_as_it_was(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from test_growth import begun, drawn, tell
 
 from intervmerge.cli.main import main
 from intervmerge.errors import ConfigError
@@ -273,3 +277,28 @@ def test_a_server_that_cannot_be_reached_is_said_without_its_password(uri: str, 
     assert len(heard.said) == 1
     assert "--mlflow" in heard.said[0]
     assert "hunter2" not in heard.said[0]
+
+
+def test_a_database_that_is_held_by_another_holds_up_no_search_and_is_told_of_all(tmp_path: Path) -> None:
+    heard, chance = Heard(), random.Random(2)
+    with held(tmp_path):
+        study = begun(tmp_path)
+        shown = Views(study, None, heard)
+        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for number in range(12):
+                tell(study.journal, drawn(number, chance))
+                shown.ended()  # MLflow would wait for the database, and give it up
+            other.execute("ROLLBACK")
+        shown.finish("FINISHED")
+        record = study.record
+    assert heard.said == []
+    client = MlflowClient(tracking_uri=local_uri(tmp_path))
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    by_number = {run.data.tags[NUMBER]: run for run in runs}
+    assert set(by_number) == {"parent", *(str(trial.number) for trial in record.trials)}
+    history = client.get_metric_history(by_number["parent"].info.run_id, "front_size")
+    assert {point.step: point.value for point in history} == {
+        step: len(record.growth[step].numbers) for step in range(1, 1 + len(record.ended))
+    }
+    assert len(history) == len(record.ended)

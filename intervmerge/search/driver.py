@@ -10,12 +10,14 @@ from dataclasses import asdict
 from functools import partial
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune import TuneError
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase
 from intervmerge.disk import plainly
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
+from intervmerge.errors import IntervMergeError
 from intervmerge.machine import Machine
 from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import Stopping
@@ -172,7 +174,15 @@ class Driver:
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except RuntimeError as error:
+                if not isinstance(error.__cause__, OutOfMemoryError):  # which Tune takes for the end of everything
+                    raise
+                got, rule = str(error.__cause__).splitlines()[0], "no node runs out of memory"
+                raise IntervMergeError(
+                    "Ray", got, rule, "fewer --workers; the same command goes on from here"
+                ) from error
         if isinstance(searcher, BasesSearcher):
             bases = len(self._study.record.measured_bases)
             self._watch.phase(f"{bases} bases were tried; workers changed their base {searcher.moves} times")
@@ -209,8 +219,8 @@ class Driver:
     def _ended(self, record: Record, views: Views) -> None:
         unfinished.finish(trial_folder(self._study.folder, record.number))  # its end is in the journal
         self._stopping.ended(record)
-        views.ended()
         self._watch.ended(record, self._study.record)
+        views.ended()
 
     def _measure_what_is_missing(self) -> None:
         """Error bars, and the fronts on `test`; the teachers read it, and what a front is compared with, only then."""

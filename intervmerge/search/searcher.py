@@ -20,17 +20,19 @@ from intervmerge.errors import ConfigError
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.stopping import Bars, Known
-from intervmerge.space.samplers import GRID, Pace
+from intervmerge.space.samplers import GRID, Chance, Pace
 from intervmerge.space.sampling import Drawn, Sampling, key_of, text_of
+from intervmerge.space.search import SEEDS
 from intervmerge.study.journal import Journal
 from intervmerge.watchdog.watchdog import DIED
 from intervmerge.workers.assignment import REPORT, Assignment, Report
 from intervmerge.workers.luggage import LeftLuggage
 
 REPEATS = 20
-"""After so many repeats in a row a configuration is taken from those of the grid that are left."""
+"""After so many repeats in a row a configuration is taken from those of the grid that are left, or drawn at random in a
+space too large to list: a sampler that settled on what it has had would ask for nothing else."""
 GIVE_UP = 400
-"""After so many in a row in a space too large to list, the space counts as exhausted."""
+"""After so many in a row, most of them drawn at random, such a space counts as exhausted."""
 LISTED = "every different configuration of this space is in the study: it ends here"
 DRAWN = f"{GIVE_UP} draws in a row gave no new configuration within the budget: the study ends here"
 
@@ -86,6 +88,8 @@ class OptunaSearcher(Searcher):
         self._unasked = deque(() if self._grid is None else self._grid)
         search = sampling.space.search
         self._pace, self._repeats = Pace(search.sampler), 0 if search.sampler == GRID else REPEATS
+        seed = (search.seed + journal.next_number) % SEEDS
+        self._chance = Chance(GIVE_UP if self._grid is not None else REPEATS, seed)
         self._spared = sampling.spared()
         self._ask_first()
 
@@ -215,7 +219,7 @@ class OptunaSearcher(Searcher):
             if self._grid is not None and not self._offer(repeats):
                 return None
             try:
-                with self._pace.ask():
+                with self._pace.ask(), self._chance.helping(self._journal.study, repeats):
                     trial = self._journal.study.ask()
                     record = self._record(trial)
             except ConfigError as error:  # a combination that edits nothing
@@ -234,6 +238,7 @@ class OptunaSearcher(Searcher):
                 self._forgo(trial, replace(record, state="pruned", error=refused))
             else:
                 self._known[_key(record)] = record
+                self._chance.found()
                 return trial, record
         return None
 

@@ -28,6 +28,8 @@ ENVIRONMENT = {
 """Read by MLflow whenever it asks a server; a value that the user has set stands."""
 DENSE, STRIDE = 32, 1.05
 """The composed front's growth is measured after each of the first trials, then at steps so far apart, as a ratio."""
+AT_ONCE = 50
+"""So many steps of the growth are written at once; MLflow takes a thousand figures."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of the experiment, without which MLflow opens it in its mode for language models."""
 PAGE = "pareto.html"
@@ -133,6 +135,9 @@ class Runs:
         self._log(self.parent, {name: json.dumps(value)[:500] for name, value in settings.items()}, {}, 0)
 
     def _log(self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+        self._log_steps(run_id, params, {step: metrics})
+
+    def _log_steps(self, run_id: str, params: Mapping[str, Any], steps: Mapping[int, Mapping[str, float]]) -> None:
         import time
 
         from mlflow.entities import Metric, Param
@@ -140,7 +145,7 @@ class Runs:
         now = int(time.time() * 1000)
         self._client.log_batch(
             run_id,
-            metrics=[Metric(name, value, now, step) for name, value in metrics.items()],
+            metrics=[Metric(name, at[name], now, step) for step, at in steps.items() for name in at],
             params=[Param(name, str(value)) for name, value in params.items()],
         )
 
@@ -155,9 +160,10 @@ class Runs:
         for number in sorted(front ^ self._front):
             self._client.set_tag(self.children[number], "on_front", str(number in front).lower())
             self._front ^= {number}
-        for step in range(self._steps + 1, len(study.ended) + 1):
-            self._log(self.parent, {}, growth(study, step), step)
-            self._steps = step
+        while self._steps < len(study.ended):
+            last = min(len(study.ended), self._steps + AT_ONCE)
+            self._log_steps(self.parent, {}, {step: growth(study, step) for step in range(self._steps + 1, last + 1)})
+            self._steps = last
 
     def _child(self, study: StudyRecord, trial: Record) -> None:
         tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from torch import Tensor
 
 from intervmerge.engines.caches import Part
@@ -181,7 +181,7 @@ class Crew:
         hand = self._coming.pop(reference)
         try:
             taken(reference)
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:  # it died, or Ray ended it as memory ran out
             self._failed_starts += 1
             if self._failed_starts == STARTS:
                 rule, allowed = (

@@ -15,7 +15,7 @@ import argparse
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -58,14 +58,19 @@ def begun(folder: Path, sampling: Sampling, tasks: list[str]) -> Study:
         "space": {"intervention": asdict(space.intervention), "training": asdict(space.training)},
         "search": asdict(space.search),
     })  # fmt: skip
-    for split in ("validation", "test"):
-        of = {name: {task: asdict(Score(right, right, IMAGES)) for task in tasks}
-              for name, right in (("pre-trained", 100), ("merged", 110), ("individual", 240))}  # fmt: skip
-        journal.note(f"references/{split}", of)
+    compare(journal, tasks)
     return Study(folder, journal)
 
 
-def trained(record: Record, tasks: list[str], chance: random.Random) -> Record:
+def compare(journal: Journal, tasks: Sequence[str]) -> None:
+    """Note made-up figures of what a front is compared with."""
+    models = {"pre-trained": 100, "merged": 110, "individual": 240}
+    scores = {name: dict.fromkeys(tasks, asdict(Score(right, right, IMAGES))) for name, right in models.items()}
+    for split in ("validation", "test"):
+        journal.note(f"references/{split}", scores)
+
+
+def trained(record: Record, tasks: Sequence[str], chance: random.Random) -> Record:
     """Figures that grow with the parameters, and luck."""
     rungs = []
     for steps in RUNGS:
@@ -121,13 +126,14 @@ def measure(folder: Path, sampling: Sampling, tasks: list[str], chosen: argparse
     """Grow a study, and print what a trial cost at each size."""
     study, chance = begun(folder, sampling, tasks), random.Random(0)
     if not chosen.mlflow:
-        views.Runs = None  # type: ignore[misc, assignment]  # fails at once, and is then left alone
+        views.runs.Runs = None  # type: ignore[misc, assignment]  # fails at once, and is then left alone
     views.VIEW_SECONDS = 1e9
     shown, stopping, watch = Views(study, None, Silence()), Stopping(10**9), Clock()
 
     def told(event: str, record: Record) -> None:
         if event == "ended":
             shown.ended()
+            shown._writing.result()
             stopping.ended(record)
             record_now = study.record
             record_now.hypervolume(), record_now.best(), len(record_now.ended)

@@ -1,4 +1,4 @@
-"""The views of a study: kept up to date while it is searched, and made again from its records."""
+"""The views of a study: kept up to date beside its search, by a thread, and made again from its records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, local_uri
 from intervmerge.quoting import without_secrets
@@ -54,10 +56,13 @@ def report(study: Study, uri: str | None, watch: Watcher) -> bool:
 class Views:
     """Keeps the views of a study up to date, and never stops it: they can be made again from the records.
 
+    While the search runs a thread writes them, as a disk or a server may take longer than a trial does. It writes the
+    study as it was last, which holds what it did not come to write before.
+
     Args:
         study: what to show.
         uri: of an MLflow server; None is the database in the study's folder.
-        watch: told what cannot be written, and when it can be again.
+        watch: told what cannot be written, and when it can be again; by the thread that says that a trial ended.
     """
 
     def __init__(self, study: Study, uri: str | None, watch: Watcher) -> None:
@@ -68,55 +73,72 @@ class Views:
         self._children: Mapping[int, str] = {}
         self.failing: set[str] = set()
         """What could not be written when it was last tried."""
-        self._to_mlflow(lambda to: None)
+        self._thread, self._writing = ThreadPoolExecutor(1), Future[None]()
+        self._words = SimpleQueue[str]()
+        self._to_mlflow(study.record, lambda to: None)
+        self._say()
 
     def ended(self) -> None:
         """A trial ended."""
-        study = self._study.record
-        self._to_mlflow(lambda to: to.sync(study))
+        self._say()
+        self._writing.cancel()  # unless it is being done
+        self._writing = self._thread.submit(self._write, self._study.record)
+
+    def _write(self, study: StudyRecord) -> None:
+        """The study as it was then; pages from time to time."""
+        self._to_mlflow(study, lambda to: to.sync(study))
         began = time.monotonic()
         if began >= self._due:
             self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
-            self._to_mlflow(lambda to: to.attach(study, [self._study.folder / "pareto.html"]))
+            self._to_mlflow(study, lambda to: to.attach(study, [self._study.folder / "pareto.html"]))
             now = time.monotonic()
             self._due = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
     def finish(self, status: str) -> None:
         """The last state, test included; `status` is the parent run's, FINISHED, FAILED or KILLED."""
+        if not self._writing.cancel():
+            self._writing.result()
+        self._thread.shutdown()
         study = self._study.record
         self._rested = 0.0  # the last time: tried once more, and said again
         self.failing.clear()
-        self._to_mlflow(lambda to: to.sync(study))
+        self._to_mlflow(study, lambda to: to.sync(study))
         self._guard(PAGES, lambda: write_pages(self._study, study, self._children))
         files = [self._study.folder / name for name in ("pareto.html", "pareto.png")]
-        self._to_mlflow(lambda to: to.finish(study, files, status))
+        self._to_mlflow(study, lambda to: to.finish(study, files, status))
+        self._say()
 
-    def _to_mlflow(self, write: Callable[[runs.Runs], None]) -> None:
+    def _say(self) -> None:
+        """Tell what the thread has to say."""
+        while not self._words.empty():
+            self._watch.phase(self._words.get())
+
+    def _to_mlflow(self, study: StudyRecord, write: Callable[[runs.Runs], None]) -> None:
         """Write to MLflow. After a failure nobody knows what arrived: it is read anew, and not at once."""
         began = time.monotonic()
-        if began >= self._rested and not self._guard(MLFLOW, lambda: self._open_and(write)):
+        if began >= self._rested and not self._guard(MLFLOW, lambda: self._open_and(study, write)):
             self._runs = None
             now = time.monotonic()
             self._rested = now + max(VIEW_SECONDS, PATIENCE * (now - began))
 
-    def _open_and(self, write: Callable[[runs.Runs], None]) -> None:
+    def _open_and(self, study: StudyRecord, write: Callable[[runs.Runs], None]) -> None:
         if self._runs is None:
-            self._runs = self._opened()
+            self._runs = self._opened(study)
         write(self._runs)
         self._children = self._runs.children
 
-    def _opened(self) -> runs.Runs:
+    def _opened(self, record: StudyRecord) -> runs.Runs:
         """The study in MLflow; by default in the database of its folder, which is made anew where that has moved."""
         study = self._study
         if self._uri is not None:
-            return runs.Runs(study.record, study.identity, self._uri, study.folder)
+            return runs.Runs(record, study.identity, self._uri, study.folder)
         foreign = moved(study)
         if foreign and not self._cleared:  # once: MLflow holds on to a database that it has opened
             (study.folder / DATABASE).unlink(missing_ok=True)
             shutil.rmtree(study.folder / ARTIFACTS, ignore_errors=True)
             self._cleared = True
         (study.folder / DATABASE).touch()  # where that is refused, MLflow would try for minutes
-        made = runs.Runs(study.record, study.identity, local_uri(study.folder), study.folder)
+        made = runs.Runs(record, study.identity, local_uri(study.folder), study.folder)
         if foreign:  # and is whole now: one that is made by halves is made anew by the next search
             study.journal.note(HOME, str(study.folder.resolve()))
         return made
@@ -131,10 +153,10 @@ class Views:
                 command = shlex.join(["intervmerge", "report", shown(self._study.folder), *flag])
                 rest = f"`{command}` makes them again"
                 words = without_secrets(" ".join(str(error).split()))[:WORDS]
-                self._watch.phase(f"{view} could not be written ({type(error).__name__}: {words}); {rest}")
+                self._words.put(f"{view} could not be written ({type(error).__name__}: {words}); {rest}")
             self.failing.add(view)
             return False
         if view in self.failing:
             self.failing.remove(view)
-            self._watch.phase(f"{view} are written again")
+            self._words.put(f"{view} are written again")
         return True
