@@ -60,13 +60,14 @@ ANSWERED = 32
 MOVED = 0.05
 """Length of a task vector over that of the weights."""
 SHIFT = 0.3
-"""Of the elements of the last bias: what merging spoils for all images alike, so that few steps repair some of it."""
+"""Of the elements of the last bias: what merging spoils for all images alike, so that a constant repairs some of it.
+The constant grows by a learning rate a step, to the length of what was spoilt, about 8."""
 MIB = 2**20
 LIMITS = ["--limit-adapt", "64", "--limit-validation", "32", "--limit-test", "64"]
 SPACE = """
 base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 5, batch: 4, learning_rate: 0.05}
-intervention: {formula: lobireft, rank: 384, blocks: {choices: [11, [10, 11]]}, token: class}
+training: {steps: 100, batch: 4, learning_rate: 0.1}
+intervention: {formula: lobireft, blocks: {choices: [11, [10, 11]]}, token: class}
 search: {trials: 2, sampler: random, priors: none}
 """
 
