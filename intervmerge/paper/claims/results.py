@@ -91,7 +91,7 @@ def _claims(found: Sequence[Outcome], suite: str) -> str:
 def _chance(found: Sequence[Outcome]) -> str:
     """How often luck alone decides a claim, after a space; empty where nothing has a standard error."""
     seeds = sorted({own.verdict.seeds for own in found if own.verdict.error is not None})
-    shares = ", ".join(f"{100 * false_alarm(count):.0f} % of {count} seeds" for count in seeds)
+    shares = ", ".join(f"{100 * false_alarm(count):.0f} % of cases with {count} seeds" for count in seeds)
     luck = f"Where there is no difference, one is found all the same, one way or the other, in {shares} (Student's t)"
     return f" {luck}: of many claims some are decided by luck alone." if seeds else ""
 
