@@ -52,6 +52,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/trial_time.py
 	$(BIN)/python tests/benchmarks/search_cost.py
 	$(BIN)/python tests/benchmarks/sameness.py
+	$(BIN)/python tests/benchmarks/tangent_step.py
 
 clean:
 	rm -rf .venv

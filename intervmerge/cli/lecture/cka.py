@@ -49,6 +49,6 @@ def run(chosen: argparse.Namespace) -> int:
         "by_layer": {kind: {n: m.tolist() for n, m in own.moved.items()} for kind, own in found.items()},
         "missing": missing,
     }
-    picture = picture_of_cka(suite.name, means, suite.task_names, caption(suite, "adapt"))
+    picture = picture_of_cka(suite.name, means, suite.task_names, caption(suite, "adapt", chosen.images))
     write_pictured(chosen.out, "cka", suite, values, lambda path: write_matrices(picture, path))
     return 0

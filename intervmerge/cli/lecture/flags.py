@@ -64,9 +64,9 @@ def opened(chosen: argparse.Namespace) -> Suite:
     return suite
 
 
-def caption(suite: Suite, split: str) -> str:
-    """What a picture says of figures on a split of a suite."""
-    images = "-".join(map(str, sorted({len(task.splits[split]) for task in suite.tasks})))
+def caption(suite: Suite, split: str, most: int | None = None) -> str:
+    """What a picture says of figures on a split of a suite; on at most so many images of it a task, if that is said."""
+    images = "-".join(map(str, sorted({len(task.splits[split].pixels[:most]) for task in suite.tasks})))
     return f"{suite.name}, {suite.file.checkpoint_family}; {images} images a task on {split}. {suite.file.note}".strip()
 
 

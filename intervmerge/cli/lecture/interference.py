@@ -28,7 +28,7 @@ def run(chosen: argparse.Namespace) -> int:
 
     found = interference(suite, chosen.split, chosen.images, chosen.device)
     print_interference(suite.name, found)
-    picture = picture_of_interference(suite.name, found, caption(suite, chosen.split))
+    picture = picture_of_interference(suite.name, found, caption(suite, chosen.split, chosen.images))
     values = {**asdict(found), "pairs": found.pairs, "split": chosen.split}
     write_pictured(chosen.out, "interference", suite, values, lambda path: write_matrices(picture, path))
     return 0
