@@ -21,7 +21,7 @@ from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.suites.assembly.checkpoints import checkpoints_in
 from intervmerge.suites.assembly.names import task_in, wanted
-from intervmerge.suites.check import check
+from intervmerge.suites.doctor.check import check
 from intervmerge.suites.encoder import Encoder, open_clip_architecture
 from intervmerge.suites.heads.text import text_head, text_tower
 from intervmerge.suites.heads.tower_files import read_text_tower

@@ -22,8 +22,8 @@ from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError, SuiteError
 from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig, Interventions, place
-from intervmerge.suites.check import check
 from intervmerge.suites.datasets.arrow import read_images, write_images
+from intervmerge.suites.doctor.check import check
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.suite import Suite, files_of, load_suite
 from intervmerge.suites.suite_file import disagreements

@@ -25,7 +25,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.errors import ConfigError
     from intervmerge.machine import find_device
     from intervmerge.remote.copies import copy_of, shown
-    from intervmerge.suites.check import check_files, check_hashes
+    from intervmerge.suites.doctor.check import check_files, check_hashes
     from intervmerge.suites.doctor.diagnosis import diagnose
     from intervmerge.suites.doctor.examination import Examination
     from intervmerge.suites.suite import load_suite, suite_path
