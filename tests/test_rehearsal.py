@@ -57,16 +57,17 @@ SHAPE = open_clip_architecture(NAME)
 IMAGES = {"train": 64, "val": 32, "test": 64}
 ANSWERED = 32
 """Training images that are labelled by the model's answers, where no official part is for validation."""
-MOVED = 0.05
-"""Length of a task vector over that of the weights."""
-SHIFT = 0.3
+MOVED = 0.01
+"""Length of what moves every layer over that of the weights: what differs from image to image, which a constant does
+not repair, stays small."""
+SHIFT = 0.5
 """Of the elements of the last bias: what merging spoils for all images alike, so that a constant repairs some of it.
-The constant grows by a learning rate a step, to the length of what was spoilt, about 8."""
+The constant grows by a learning rate a step, to the length of what was spoilt, about 50."""
 MIB = 2**20
 LIMITS = ["--limit-adapt", "64", "--limit-validation", "32", "--limit-test", "64"]
 SPACE = """
 base: {rule: task_arithmetic, scaling: 0.3}
-training: {steps: 100, batch: 4, learning_rate: 0.1}
+training: {steps: 200, batch: 16, learning_rate: 0.3}
 intervention: {formula: lobireft, blocks: {choices: [11, [10, 11]]}, token: class}
 search: {trials: 2, sampler: random, priors: none}
 """
