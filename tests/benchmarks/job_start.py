@@ -24,13 +24,14 @@ from test_job import RAY, raised
 
 def first_rung(line: Sequence[str], environment: Mapping[str, str]) -> float:
     """Seconds until a command prints that a trial was measured; it is let run to its end."""
-    began, found = time.monotonic(), 0.0
+    began, found, said = time.monotonic(), 0.0, ""
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as done:
         assert done.stdout is not None
         for text in done.stdout:
+            said += text
             if " step " in text and not found:
                 found = time.monotonic() - began
-    assert found, "nothing was measured"
+    assert found, f"nothing was measured:\n{said}"
     return found
 
 
