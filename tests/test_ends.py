@@ -199,7 +199,7 @@ def test_failures_alike_after_good_trials_end_a_search_in_words(
 
 def test_a_machine_short_of_memory_ends_a_search_in_words(odd_folder: Path, tmp_path: Path) -> None:
     space, log = write(tmp_path / "s.yaml"), tmp_path / "log"
-    short = {**os.environ, "RAY_memory_usage_threshold": "0.01"}  # as if all else were taken: Ray ends what starts
+    short = {**os.environ, "RAY_memory_usage_threshold": "0.001"}  # as if all else were taken: Ray ends what starts
     with running([PROGRAM, *command(space, odd_folder, tmp_path / "study")], log, short) as process:
         assert process.wait(600) == 1, log.read_text()
     said = log.read_text()
