@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -21,42 +21,21 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.merging import State
 from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.suites.checkpoints import LazyState, StoredState
-from intervmerge.suites.images import SPLITS, Split
+from intervmerge.suites.images import SPLITS
 from intervmerge.suites.suite import Suite
 
-
-class SharedState(Mapping[str, Tensor]):
-    """A state in the object store; a process that never reads it never fetches it."""
-
-    def __init__(self, state: State) -> None:
-        self._names = list(state)
-        self._ref = put({name: compact(tensor) for name, tensor in state.items()})
-        self._mapped: dict[str, Tensor] | None = None
-
-    def __getitem__(self, name: str) -> Tensor:
-        if self._mapped is None:
-            self._mapped = taken(self._ref)
-        return self._mapped[name].float()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_mapped": None}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+Value = TypeVar("Value")
 
 
-class SharedSplits(Mapping[str, Split]):
-    """A task's images in the object store, an object a task: a node fetches those that it reads, once."""
+class Shared(Mapping[str, Value]):
+    """Values by name, one object in the store; a process that never reads it never fetches it, nor does its node."""
 
-    def __init__(self, splits: Mapping[str, Split]) -> None:
-        self._names = list(splits)
-        self._ref = put(dict(splits))
-        self._mapped: dict[str, Split] | None = None
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._names = list(values)
+        self._ref = put(dict(values))
+        self._mapped: dict[str, Value] | None = None
 
-    def __getitem__(self, name: str) -> Split:
+    def __getitem__(self, name: str) -> Value:
         if self._mapped is None:
             self._mapped = taken(self._ref)
         return self._mapped[name]
@@ -69,6 +48,16 @@ class SharedSplits(Mapping[str, Split]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class SharedState(Shared[Tensor]):
+    """A state, as compact as it can be without loss."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__({name: compact(tensor) for name, tensor in state.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return super().__getitem__(name).float()
 
 
 def compact(tensor: Tensor) -> Tensor:
@@ -118,7 +107,7 @@ def shared_suite(suite: Suite, here: bool = False) -> Suite:
             vector = shared_state(task.task_vector, here)
             finetuned = LazyState(names, partial(total, pretrained, vector))
         read = {name: task.splits[name] for name in SPLITS}  # a search reads no others
-        splits = SharedSplits(read if here else {name: split.carried() for name, split in read.items()})
+        splits = Shared(read if here else {name: split.carried() for name, split in read.items()})
         tasks.append(replace(task, finetuned=finetuned, task_vector=vector, splits=splits))
     multitask = None if suite.multitask is None else shared_state(suite.multitask, here)
     shared = replace(suite, pretrained=pretrained, multitask=multitask, tasks=tuple(tasks))
