@@ -194,7 +194,7 @@ def test_failures_alike_after_good_trials_end_a_search_in_words(
     assert "no 3 trials fail alike, one after another" in said
     states = [trial.state for trial in load_study(out).record.trials if trial.state != "duplicate"]
     assert states.count("complete") == 3
-    assert FAILURES <= states.count("failed") <= FAILURES + 2
+    assert FAILURES <= states.count("failed") <= FAILURES + 4  # two that ran, and two that waited for a worker
 
 
 def test_a_machine_short_of_memory_ends_a_search_in_words(odd_folder: Path, tmp_path: Path) -> None:

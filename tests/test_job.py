@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from intervmerge.study.study import load_study
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 
-DASHBOARD = ("aiohttp_cors", "colorful", "opencensus", "prometheus_client", "virtualenv")
+DASHBOARD = ("aiohttp-cors", "colorful", "opencensus", "prometheus-client", "virtualenv")
 """What `ray[default]` brings, without which Ray's head has no server that takes jobs."""
 TOKEN = "0123456789abcdef" * 4
 WORKERS = range(10_002, 20_000)
@@ -60,9 +60,9 @@ def raised(folder: Path) -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    missing = [name for name in DASHBOARD if find_spec(name) is None]
-    if missing:
-        pytest.skip(f"no dashboard: intervmerge[cluster] is not installed ({', '.join(missing)})")
+    installed = {found.name.lower().replace("_", "-") for found in distributions()}
+    if missing := set(DASHBOARD) - installed:
+        pytest.skip(f"no dashboard: intervmerge[cluster] is not installed ({', '.join(sorted(missing))})")
     with raised(tmp_path_factory.mktemp("head")) as found:
         yield found
 
