@@ -51,11 +51,17 @@ def raised(folder: Path) -> Iterator[Head]:
     with own_folder() as place:
         line = [RAY, "start", "--head", "--block", "--port", str(free_port()), "--num-cpus", "3",
                 "--node-ip-address", "127.0.0.1", "--include-dashboard", "true", "--dashboard-host", "127.0.0.1",
-                "--dashboard-port", str(port), "--disable-usage-stats"]  # fmt: skip
+                "--dashboard-port", str(port), "--dashboard-agent-listen-port", str(free_port()),
+                "--disable-usage-stats"]  # fmt: skip
         log = folder / "log"
         with running(line, log, {**environment, "RAY_TMPDIR": place}) as process:
             wait_for(b"Ray runtime started", log, process)
-            yield Head(f"http://127.0.0.1:{port}", environment)
+            found = Head(f"http://127.0.0.1:{port}", environment)
+            deadline = time.monotonic() + 300  # what takes jobs comes up after the head has
+            while (first := found.submit("true")).returncode != 0:
+                assert time.monotonic() < deadline, first.stdout + first.stderr
+                time.sleep(1)
+            yield found
 
 
 @pytest.fixture(scope="module")
