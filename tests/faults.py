@@ -31,8 +31,8 @@ from odd_suite import write_odd_suite
 from intervmerge.interventions import Interventions
 from intervmerge.mlflow_uris import local_uri
 from intervmerge.records.record import ENDED
-from intervmerge.study.journal import JOURNAL, Journal
-from intervmerge.study.layout import TRIALS, trial_folder
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import JOURNAL, TRIALS, trial_folder
 from intervmerge.study.study import load_study
 from intervmerge.trial.run import FILE
 from intervmerge.views.runs import NUMBER

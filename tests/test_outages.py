@@ -27,7 +27,8 @@ from intervmerge.mlflow_uris import DATABASE
 from intervmerge.search.views import MLFLOW
 from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.study.journal import JOURNAL, Journal
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import load_study
 from intervmerge.views.runs import NUMBER, PARENT
 

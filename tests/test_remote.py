@@ -24,8 +24,8 @@ from intervmerge.remote.uris import uri_of
 from intervmerge.search.views.following import follow
 from intervmerge.search.watch import Silence
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.study.journal import JOURNAL, Journal, held
-from intervmerge.study.layout import LOCK, STOP
+from intervmerge.study.journal import Journal, held
+from intervmerge.study.layout import JOURNAL, LOCK, STOP
 from intervmerge.study.remote import bringing, lease, mirror, refresh
 from intervmerge.study.remote.lease import Lease, is_leased
 from intervmerge.study.running import ask_to_stop, check_study, is_searched

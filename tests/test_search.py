@@ -35,7 +35,8 @@ from intervmerge.session.interrupt import Interrupt
 from intervmerge.session.session import ray_session
 from intervmerge.space.sampling import SAMPLERS, Sampling
 from intervmerge.space.space import read_space, schema, shipped
-from intervmerge.study.journal import JOURNAL, Journal, held
+from intervmerge.study.journal import Journal, held
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import Study, check_folder, load_study
 from intervmerge.suites.encoder import Architecture, open_clip_architecture
 from intervmerge.suites.suite import Suite

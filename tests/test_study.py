@@ -42,8 +42,9 @@ from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
-from intervmerge.study.journal import JOURNAL, Journal, held
+from intervmerge.study.journal import Journal, held
 from intervmerge.study.journal_file import HELD, JournalFile, mend
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.sameness import check_circumstances, room_for
 from intervmerge.study.study import load_study, settings_of, take_up
 from intervmerge.study.upgrades import FORMAT

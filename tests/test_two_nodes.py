@@ -154,6 +154,15 @@ def test_what_memory_has_no_room_for_is_refused_as_the_disk_refused_it(tmp_path:
     with pytest.raises(OSError, match="store"):
         store.fill("two", layout, lambda tensors: pytest.fail("no room"))
     assert float(store.get("three", lambda: torch.tensor(5.0))) == 5.0
+    assert float(store.get("three", lambda: pytest.fail("computed twice"))) == 5.0
+
+
+def test_what_a_disk_has_taken_is_not_computed_again(tmp_path: Path) -> None:
+    first, later = (SparedStore(MappedStore(tmp_path / "store"), limit=0) for _ in range(2))
+    assert float(first.get("one", lambda: torch.tensor(5.0))) == 5.0
+    for store in (first, later):
+        assert float(store.get("one", lambda: pytest.fail("computed twice"))) == 5.0
+        assert not store.refused
 
 
 def test_nothing_is_packed_where_folders_are_shared(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.search.views import Views
 from intervmerge.search.views.again import front_page, report_again
 from intervmerge.search.watch import Silence
-from intervmerge.study.journal import JOURNAL, SETTINGS, Journal, held
+from intervmerge.study.journal import SETTINGS, Journal, held
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import Study, load_study
 from intervmerge.suites.suite import Suite
 from intervmerge.views.runs import EXPERIMENT, KIND, NUMBER, PAGE, PARENT, Runs, flat

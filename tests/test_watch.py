@@ -24,7 +24,8 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.search.views.following import Following, follow
 from intervmerge.search.watch import Silence
 from intervmerge.session.interrupt import Interrupt, Stopped
-from intervmerge.study.journal import JOURNAL, LOCK, held
+from intervmerge.study.journal import held
+from intervmerge.study.layout import JOURNAL, LOCK
 from intervmerge.study.running import STOP, ask_to_stop, is_searched, stop_asked
 from intervmerge.study.study import Study, load_study
 

@@ -23,7 +23,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import Stopping
 from intervmerge.search.bases.searcher import BasesSearcher
 from intervmerge.search.bases.shelf import Shelf
-from intervmerge.search.final.on_test import Final
+from intervmerge.search.final.measuring import Final
 from intervmerge.search.plan import Prepared
 from intervmerge.search.searcher import OptunaSearcher
 from intervmerge.search.views import Views

@@ -24,8 +24,8 @@ from intervmerge.space.bases import SWEPT
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
-from intervmerge.study.journal import JOURNAL, Journal, held
-from intervmerge.study.layout import repeat_folder, trial_folder
+from intervmerge.study.journal import Journal, held
+from intervmerge.study.layout import JOURNAL, repeat_folder, trial_folder
 from intervmerge.study.running import forget_stop, stop_asked
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study, settings_of, take_up

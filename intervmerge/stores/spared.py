@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from torch import Tensor
 
@@ -24,10 +25,19 @@ class SparedStore:
         """Why the disk took something not; empty if it took all."""
 
     def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
-        """See Store."""
-        value = compute()
-        fresh = {"value": (tuple(value.shape), value.dtype)}
-        return self.fill(key, fresh, lambda tensors: tensors["value"].copy_(value))["value"]  # type: ignore[arg-type]
+        """See Store.
+
+        Raises:
+            OSError: the disk refuses, and memory has no room either.
+        """
+        if self._memory.holds(key):
+            return self._memory.get(key, compute)
+        once = cache(compute)  # what the disk does not take is not computed again
+        try:
+            return self._disk.get(key, once)
+        except OSError as error:
+            self._spare(once().nbytes, error)
+            return self._memory.get(key, once)
 
     def fill(self, key: str, layout: Layout, fill: Fill) -> dict[str, Tensor]:
         """See Store.

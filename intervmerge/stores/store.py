@@ -46,8 +46,8 @@ class InProcessStore:
         return self._filled[key]
 
     def holds(self, key: str) -> bool:
-        """Whether `fill` has filled a key."""
-        return key in self._filled
+        """Whether a key was computed or filled."""
+        return key in self._tensors or key in self._filled
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -22,8 +22,7 @@ from intervmerge.records.repeats import Repeat
 from intervmerge.remote.copies import shown
 from intervmerge.space.sources import Traced
 from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
-from intervmerge.study.layout import JOURNAL as JOURNAL
-from intervmerge.study.layout import LOCK as LOCK
+from intervmerge.study.layout import JOURNAL, LOCK
 from intervmerge.study.remote import Say, kept, logged
 from intervmerge.study.telling import excess, objectives, told_as
 from intervmerge.study.upgrades import upgraded, upgraded_settings

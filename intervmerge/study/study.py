@@ -22,8 +22,8 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.remote.uris import uri_of
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import PASSING
-from intervmerge.study.journal import JOURNAL, LOCK, SETTINGS, Journal, reading
-from intervmerge.study.layout import TRIALS
+from intervmerge.study.journal import SETTINGS, Journal, reading
+from intervmerge.study.layout import JOURNAL, LOCK, TRIALS
 from intervmerge.study.remote import brought
 from intervmerge.study.upgrades import FORMAT, RECORDED
 from intervmerge.suites.protocol import under

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intervmerge.files import replacing, write_whole
+from intervmerge.files import write_whole
+from intervmerge.views.frame import framed
 from intervmerge.views.plots import INK, QUIET
 
 if TYPE_CHECKING:
@@ -87,26 +87,12 @@ def as_csv(picture: Picture) -> str:
 
 def write_png(picture: Picture, path: Path) -> None:
     """Draw a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(picture.columns, len(picture.panels))
     rows = -(-len(picture.panels) // columns)
-    width = WIDTH * columns
-    caption = textwrap.wrap(picture.caption, round(15 * width))
-    head, foot = 0.5, 0.25 + 0.16 * len(caption)
-    height = HEIGHT * rows + head + foot
-    figure = Figure(figsize=(width, height), dpi=120, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)  # the figure keeps it
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0, foot / height, 1, 1 - (head + foot) / height))  # type: ignore[call-arg]
-    figure.text(0.01, 1 - 0.12 / height, picture.title, size=13, weight="bold", color=INK, va="top", parse_math=False)
-    figure.text(0.01, 0.08 / height, "\n".join(caption), size=7.5, color=QUIET, parse_math=False)
-    for place, panel in enumerate(picture.panels, start=1):
-        draw(figure.add_subplot(rows, columns, place), panel)
-    with replacing(path) as fresh:
-        figure.savefig(fresh, format="png", metadata={"Software": None})
+    size = {"width": WIDTH * columns, "height": HEIGHT * rows}
+    with framed(path, picture.title, picture.caption, **size, dpi=120) as figure:
+        for place, panel in enumerate(picture.panels, start=1):
+            draw(figure.add_subplot(rows, columns, place), panel)
 
 
 def draw(axes: Axes, panel: Panel) -> None:

@@ -17,8 +17,8 @@ from intervmerge.search.watch import Watcher
 from intervmerge.session.session import only_gpu, ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
-from intervmerge.study.journal import JOURNAL, Journal, held
-from intervmerge.study.layout import trial_folder
+from intervmerge.study.journal import Journal, held
+from intervmerge.study.layout import JOURNAL, trial_folder
 from intervmerge.study.study import Study, load_study
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.references import references

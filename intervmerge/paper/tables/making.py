@@ -14,7 +14,8 @@ from intervmerge.paper.tables.grids import Grids, check
 from intervmerge.paper.tables.measured import CUT, Reader, make_points
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.search.watch import Watcher
-from intervmerge.study.journal import JOURNAL, held
+from intervmerge.study.journal import held
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import load_study
 from intervmerge.views.runs import Runs
 

@@ -15,7 +15,7 @@ from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.spread import Spread, spread_of
 from intervmerge.records.study import StudyRecord
 from intervmerge.space.sampling import text_of
-from intervmerge.study.journal import JOURNAL
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import load_study
 from intervmerge.trial.coefficients import CoefficientsConfig
 from intervmerge.trial.config import TrainingConfig

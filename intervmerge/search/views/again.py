@@ -8,8 +8,9 @@ from intervmerge.errors import ConfigError
 from intervmerge.mlflow_uris import DATABASE
 from intervmerge.search.views import moved, report
 from intervmerge.search.watch import Watcher
-from intervmerge.study.journal import JOURNAL, held
+from intervmerge.study.journal import held
 from intervmerge.study.journal_file import mend
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import Study, load_study
 from intervmerge.views import runs
 

@@ -11,7 +11,7 @@ from intervmerge.records.record import Record
 from intervmerge.records.study import StudyRecord
 from intervmerge.remote.copies import folder_of
 from intervmerge.search.watch import Watcher
-from intervmerge.study.journal import JOURNAL
+from intervmerge.study.layout import JOURNAL
 from intervmerge.study.remote import refresh
 from intervmerge.study.running import check_study, is_searched
 from intervmerge.study.study import Study, load_study

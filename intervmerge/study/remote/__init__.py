@@ -46,7 +46,7 @@ def kept(folder: Path, say: Say) -> Iterator[None]:
     with _answering(copy):
         lease.take()
     try:
-        with _answering(copy):
+        with _answering(copy), copy.alone():
             bring_in(copy, say)
         mirror = Mirror(copy, lease, say)
         try:
@@ -85,7 +85,7 @@ def refresh(folder: Path, whole: bool = True) -> None:
         return
     with _answering(copy), copy.alone():
         if not held_by_another(folder / LOCK):
-            bring_in(copy, logged, whole, alone=True)
+            bring_in(copy, logged, whole)
 
 
 def brought(name: str | Path) -> Path:

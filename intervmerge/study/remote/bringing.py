@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import PurePosixPath
 from uuid import uuid4
 
@@ -36,41 +35,39 @@ def whole_lines(copy: Copy) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def bring_in(copy: Copy, say: Callable[[str], None], whole: bool = True, alone: bool = False) -> None:
-    """Bring in what is new on the store; what is new here stays.
+def bring_in(copy: Copy, say: Callable[[str], None], whole: bool = True) -> None:
+    """Bring in what is new on the store; what is new here stays. Who calls this is alone with the copy.
 
     Args:
         copy: of the study.
         say: is told what is set aside.
         whole: all; else the journal alone.
-        alone: whether the caller is that.
 
     Raises:
         OSError: the store cannot be read.
         ConfigError: it holds something else, or here and there two searches went on apart.
     """
-    with nullcontext() if alone else copy.alone():
-        objects = {name: version for name, version in copy.store.objects().items() if not _is_of(name, LEASES)}
-        _check(copy, objects)
-        if JOURNAL not in objects:
-            if JOURNAL in copy.seen:
-                _set_aside(copy, say)
-            return
-        if not whole and copy.seen.get(JOURNAL, ("",))[0] == objects[JOURNAL]:
-            return
-        there, here = copy.store.read(JOURNAL), whole_lines(copy)
-        there = there[: there.rfind(b"\n") + 1]
-        shorter, longer = sorted((here, there), key=len)
-        if not longer.startswith(shorter):
-            got, rule = f"a study that went on apart there and in {copy.folder}", "one search at a time goes on with it"
-            raise ConfigError(copy.store.uri, got, rule, "one of the two removed")
-        behind = len(there) > len(here)
-        if whole:
-            copy.bring(_missing(copy, objects, behind), objects)
-        if behind:  # last: it tells of no file that is not here
-            copy.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(copy.folder / JOURNAL, there)
-        copy.note({**copy.seen, JOURNAL: (objects[JOURNAL], [len(there)])})
+    objects = {name: version for name, version in copy.store.objects().items() if not _is_of(name, LEASES)}
+    _check(copy, objects)
+    if JOURNAL not in objects:
+        if JOURNAL in copy.seen:
+            _set_aside(copy, say)
+        return
+    if not whole and copy.seen.get(JOURNAL, ("",))[0] == objects[JOURNAL]:
+        return
+    there, here = copy.store.read(JOURNAL), whole_lines(copy)
+    there = there[: there.rfind(b"\n") + 1]
+    shorter, longer = sorted((here, there), key=len)
+    if not longer.startswith(shorter):
+        got, rule = f"a study that went on apart there and in {copy.folder}", "one search at a time goes on with it"
+        raise ConfigError(copy.store.uri, got, rule, "one of the two removed")
+    behind = len(there) > len(here)
+    if whole:
+        copy.bring(_missing(copy, objects, behind), objects)
+    if behind:  # last: it tells of no file that is not here
+        copy.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(copy.folder / JOURNAL, there)
+    copy.note({**copy.seen, JOURNAL: (objects[JOURNAL], [len(there)])})
 
 
 def _missing(copy: Copy, objects: Mapping[str, str], behind: bool) -> list[str]:

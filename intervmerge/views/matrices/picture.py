@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intervmerge.files import replacing
+from intervmerge.views.frame import framed
 from intervmerge.views.plots import INK, QUIET
 
 if TYPE_CHECKING:
@@ -52,25 +51,11 @@ class Matrices:
 
 def write_matrices(picture: Matrices, path: Path) -> None:
     """Draw it to a PNG file, whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(picture.matrices)
     width = SIDE * max(count, 1) + 0.6
-    lines = textwrap.wrap(picture.caption, round(15 * width))
-    head, foot = 0.5, 0.25 + 0.16 * len(lines)
-    height = SIDE + head + foot
-    figure = Figure(figsize=(width, height), dpi=140, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)  # the figure keeps it
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0, foot / height, 1, 1 - (head + foot) / height))  # type: ignore[call-arg]
-    figure.text(0.01, 1 - 0.12 / height, picture.title, size=13, weight="bold", color=INK, va="top", parse_math=False)
-    figure.text(0.01, 0.08 / height, "\n".join(lines), size=7.5, color=QUIET, parse_math=False)
-    for place, matrix in enumerate(picture.matrices, start=1):
-        _draw(figure.add_subplot(1, count, place), matrix)
-    with replacing(path) as fresh:
-        figure.savefig(fresh, format="png", metadata={"Software": None})
+    with framed(path, picture.title, picture.caption, width=width, height=SIDE, dpi=140) as figure:
+        for place, matrix in enumerate(picture.matrices, start=1):
+            _draw(figure.add_subplot(1, count, place), matrix)
 
 
 def _draw(axes: Axes, matrix: Matrix) -> None:
