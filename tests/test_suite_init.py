@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from intervmerge.cli.main import main
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.suites.assembly.checkpoints import checkpoints_in
 from intervmerge.suites.assembly.names import task_in, wanted
 from intervmerge.suites.doctor.check import check
@@ -259,6 +260,54 @@ def test_what_is_done_is_not_done_again_and_a_suite_is_whole_or_not_there(
     assert [path.stat().st_mtime_ns for path in done] == before
     assert init(folder, (lying[0], data)) == 2
     assert "nothing is written over" in capsys.readouterr().err
+
+
+def test_an_adapter_stays_its_pairs_so_that_rules_for_low_rank_merge_it(
+    lying: tuple[Path, Path], whole: nn.Module, tmp_path: Path
+) -> None:
+    checkpoints = Path(shutil.copytree(lying[0], tmp_path / "ckpts"))
+    (checkpoints / "clip-vit-base-patch32_eurosat.safetensors").unlink()
+    shutil.rmtree(checkpoints / "MNISTVal")
+    generator = torch.Generator().manual_seed(3)
+    drawn: dict[str, Tensor] = {}
+    for task in ("mnist", "eurosat"):
+        folder = checkpoints / f"KnOTS_lora_R4_{task}"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 2}))
+        a, b = (0.1 * torch.randn(shape, generator=generator) for shape in ((4, 48), (48, 4)))
+        module = "base_model.model.vision_model.encoder.layers.1.self_attn.v_proj.lora_"
+        save_file({f"{module}A.weight": a, f"{module}B.weight": b}, folder / "adapter_model.safetensors")
+        drawn[task] = 0.5 * b @ a
+    heads = {task: tmp_path / f"{task}_head.pt" for task in drawn}
+    for path in heads.values():
+        torch.save(head(tower(whole)), path)
+    (checkpoints / "head_EuroSAT.pt").unlink()
+    flags = [word for task, path in heads.items() for word in ("--head", f"{task}={path}")]
+    assert init(tmp_path / "real", (checkpoints, lying[1]), *LIMITED, *flags) == 0
+    suite = load_suite(tmp_path / "real")
+    vectors = {task.name: task.task_vector for task in suite.tasks}
+    for name, vector in vectors.items():
+        assert isinstance(vector, LowRankVector)
+        layer = vector["transformer.resblocks.1.attn.in_proj_weight"]
+        assert torch.allclose(layer[96:], drawn[name], atol=1e-6)
+        assert not layer[:96].any()
+    assert main(["merge", "--suite", str(tmp_path / "real"), "--rule", "knots_ties"]) == 0
+
+
+def test_halved_task_vectors_are_the_fine_tuned_models_rounded_once(
+    lying: tuple[Path, Path], whole: nn.Module, tmp_path: Path
+) -> None:
+    assert init(tmp_path / "whole", lying, *LIMITED) == init(tmp_path / "real", lying, *LIMITED, "--halve") == 0
+    exact, halved = load_suite(tmp_path / "whole"), load_suite(tmp_path / "real")
+    assert "rounded to bf16" in halved.file.caption
+    assert "rounded to bf16" not in exact.file.caption
+    assert exact.fingerprint != halved.fingerprint
+    for own, other in zip(exact.tasks, halved.tasks, strict=True):
+        for layer, vector in own.task_vector.items():
+            assert torch.equal(other.task_vector[layer], vector.bfloat16().float())
+    stored = [tmp_path / "real" / f"weights/{task}.safetensors" for task in CLASSES]
+    tensors = sum(tensor.numel() for tensor in tower(whole).values())
+    assert all(2 * tensors < path.stat().st_size < 2 * tensors + 2**14 for path in stored)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         which.add_argument(f"--{flag}", action="append", default=[], metavar="TASK=PATH", help=text)
     how = parser.add_argument_group("how")
     how.add_argument("--lossy", action="store_true", help="take fine-tuned models in half precision, losing of them")
+    words = "keep task vectors rounded to bf16, half the bytes, instead of fine-tuned models; said beside every figure"
+    how.add_argument("--halve", action="store_true", help=words)
     for split in LIMITS:
         how.add_argument(f"--limit-{split}", type=whole, metavar="N", help=f"images of {split} a task, at most")
     how.add_argument("--seed", type=whole, default=0, help="of the splits (default 0)")
@@ -107,6 +109,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
             images=images,
             rule=rule,
             lossy=chosen.lossy,
+            halved=chosen.halve,
         )
     )
 

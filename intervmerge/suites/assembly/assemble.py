@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from intervmerge.errors import ConfigError
 from intervmerge.files import replacing, sha256_of
 from intervmerge.machine import cache_folder
 from intervmerge.merging import State
+from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.suites.assembly.checkpoints import Found
 from intervmerge.suites.assembly.content import content_of, is_made, noted
 from intervmerge.suites.assembly.plan import Part, Plan
@@ -25,15 +27,22 @@ from intervmerge.suites.heads.text import TextTower, text_head
 from intervmerge.suites.heads.tower_files import read_text_tower
 from intervmerge.suites.heads.words import prompts_of
 from intervmerge.suites.published.tables import family_of
-from intervmerge.suites.readers.canonical import Target
+from intervmerge.suites.readers import lora
+from intervmerge.suites.readers.canonical import Read, Target
 from intervmerge.suites.readers.containers.opening import open_stored
 from intervmerge.suites.readers.head_files import read_head
+from intervmerge.suites.readers.pairs import write_pairs
 from intervmerge.suites.readers.table import read_checkpoint
 from intervmerge.suites.suite import load_suite
 from intervmerge.suites.suite_file import TaskFile, files_of, read_suite_file
 
 Report = Callable[[str, int, int], None]
 """(what, done, total)"""
+Write = Callable[[Path, Read, Target, Mapping[str, str]], None]
+"""Of a model that was read: how it is kept; the last is noted beside it."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
+HALVED = "task vectors are rounded to bf16"
+"""Said beside every figure where it is so."""
 
 
 class Assembly:
@@ -87,13 +96,13 @@ class Assembly:
 
         plan, asked = self._plan, self._plan.asked
         assert plan.pretrained is not None, "a plan without problems has one"
-        start = self._weights(plan.pretrained, "pretrained", None)
+        start = self._weights(plan.pretrained, "pretrained", Target(plan.architecture))
         shapes = Target(plan.architecture).shapes
         base = read_state(self._folder / start, shapes, exact=False)
         return {
             "name": self._folder.resolve().name,
             "checkpoint_family": family_of(asked.family) or asked.family,
-            "note": asked.rule.note,
+            "note": "\n".join(filter(None, [asked.rule.note, HALVED if asked.halved else ""])),
             "architecture": asdict(plan.architecture),
             "normalization": {"mean": list(OPENAI_DATASET_MEAN), "std": list(OPENAI_DATASET_STD)},
             "pretrained": start,
@@ -104,7 +113,7 @@ class Assembly:
         name, source = part.task.name, part.source
         assert source is not None, "a plan without problems has one"
         assert part.finetuned is not None, "likewise"
-        finetuned = self._weights(part.finetuned, name, base, start)
+        weights = self._finetuned(part.finetuned, name, base, start)
         images = self._folder / f"images/{name}.arrow"
         size = self._plan.architecture.image_size
         decode(
@@ -120,29 +129,45 @@ class Assembly:
             classes=list(source.classes),
             head=self._head(part),
             images=str(images.relative_to(self._folder)),
-            finetuned=finetuned,
+            **weights,
             source=f"{source.kind}: {source.folder.name}",
             dataset=name if part.task.dataset.classes or part.task.dataset.test else "",
             limited=self._plan.asked.rule.note,
         )
         return {key: value for key, value in vars(file).items() if value not in (None, "")}
 
-    def _weights(self, found: Found, name: str, base: State | None, start: Path | None = None) -> str:
-        """The path of a model in canonical form, from the suite's folder: its own, if it is so already."""
+    def _finetuned(self, found: Found, name: str, base: State, start: Path) -> dict[str, str]:
+        """What suite.yaml says of a fine-tuned model: where its weights are, or its task vector.
+
+        An adapter stays the pairs that it is, which rules for task vectors of low rank need.
+        """
         target = Target(self._plan.architecture, base, self._plan.asked.lossy)
+        made_of = {"pretrained": content_of(start)}
+        if lora.recognise(open_stored(found.path)):
+            return {"task_vector": self._made(found, name, target, made_of | {"stored": "pairs"}, _pairs)}
+        if self._plan.asked.halved:
+            return {"task_vector": self._made(found, name, target, made_of | {"stored": "bf16"}, _halved)}
+        return {"finetuned": self._weights(found, name, target, made_of)}
+
+    def _weights(self, found: Found, name: str, target: Target, made_of: Mapping[str, str] = NOTHING) -> str:
+        """The path of a model in canonical form, from the suite's folder: its own, if it is so already."""
         stored = open_stored(found.path)
         plain = {layer: entry.shape for layer, entry in stored.entries.items()}
         whole = all(entry.dtype == torch.float32 for entry in stored.entries.values())
         if stored.container == "safetensors" and plain == target.shapes and whole:
             return os.path.relpath(stored.path.resolve(), self._folder.resolve())
+        return self._made(found, name, target, made_of, _whole)
+
+    def _made(self, found: Found, name: str, target: Target, made_of: Mapping[str, str], write: Write) -> str:
+        """The path of what was read of a model and written, from the suite's folder; written once."""
         path = self._folder / f"weights/{name}.safetensors"
-        made_of = {"source": found.path.name, "content": content_of(found.path), "shape": repr(self._plan.architecture)}
-        made_of |= {"pretrained": content_of(start)} if start else {}
+        shape = repr(self._plan.architecture)
+        made_of = {"source": found.path.name, "content": content_of(found.path), "shape": shape, **made_of}
         self._report(f"weights of {name}", 0, 1)
         if not is_made(path, made_of):
             read = read_checkpoint(found.path, target)
             notes = {"format": read.format, "half_precision_loss": f"{read.loss:.6g}"}
-            write_state(path, read.state, notes | noted(made_of))
+            write(path, read, target, notes | noted(made_of))
         self._report(f"weights of {name}", 1, 1)
         return str(path.relative_to(self._folder))
 
@@ -171,3 +196,17 @@ class Assembly:
     def _hashes(self, path: Path) -> Mapping[str, str]:
         kept = cache_folder() / "hashes"
         return {name: sha256_of(self._folder / name, kept) for name in files_of(read_suite_file(path))}
+
+
+def _whole(path: Path, read: Read, target: Target, notes: Mapping[str, str]) -> None:
+    write_state(path, read.state, notes)
+
+
+def _pairs(path: Path, read: Read, target: Target, notes: Mapping[str, str]) -> None:
+    write_pairs(path, LowRankVector(target.shapes, read.low_rank), notes)
+
+
+def _halved(path: Path, read: Read, target: Target, notes: Mapping[str, str]) -> None:
+    """Fine-tuned minus pre-trained, computed in fp32, each layer rounded once."""
+    assert target.base is not None, "a fine-tuned model has one"
+    write_state(path, {name: (read.state[name] - target.base[name]).bfloat16() for name in target.base}, notes)

@@ -38,6 +38,8 @@ class Asked:
     rule: SplitRule = field(default_factory=SplitRule)
     lossy: bool = False
     """A fine-tuned model in half precision is taken."""
+    halved: bool = False
+    """Task vectors are kept in bf16, instead of fine-tuned models."""
 
     @property
     def model_name(self) -> str:
