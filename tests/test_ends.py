@@ -17,6 +17,8 @@ import pytest
 from faults import descendants, end
 from holding import holding
 from mlflow.tracking import MlflowClient
+from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 from intervmerge.cli.search import main as search
 from intervmerge.records.stopping.ending import FAILURES
@@ -206,6 +208,36 @@ def test_a_machine_short_of_memory_ends_a_search_in_words(odd_folder: Path, tmp_
     assert "Ray: got " in said, said
     assert "low on memory" in said, said
     assert "Traceback" not in said, said
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_search_goes_on_with_one_worker_less_where_memory_ran_out(
+    when: str,
+    ray_here: None,
+    odd_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray ends a worker, which Tune takes for the end of everything: before the first trial, and after the last."""
+    fits, fit = iter(range(9)), tune.Tuner.fit
+
+    def short(tuner: tune.Tuner) -> tune.ResultGrid:
+        first = next(fits) == 0
+        results = fit(tuner) if when == "after" or not first else None
+        if first:
+            raise RuntimeError("Tune") from OutOfMemoryError(
+                "a worker was killed due to the node running low on memory"
+            )
+        assert results is not None
+        return results
+
+    space, out = write(tmp_path / "s.yaml"), tmp_path / "study"
+    monkeypatch.setattr(tune.Tuner, "fit", short)
+    assert search(command(space, odd_folder, out)) == 0
+    assert "memory ran out, so 1 worker of 1 thread" in capfd.readouterr().out
+    assert is_whole(load_study(out), 3)
+    assert next(fits) == (1 if when == "after" else 2)
 
 
 def test_a_trial_whose_file_has_something_in_its_way_fails_alone(

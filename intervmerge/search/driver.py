@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from ray import tune
@@ -45,6 +46,9 @@ from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
 from intervmerge.workers.worker import Worker
 
+LEAST = 1.0
+"""Seconds, as Tune takes no budget of none."""
+
 
 def roster_of(prepared: Prepared) -> Roster:
     """Who works, by the user's settings, in the session of Ray that runs."""
@@ -80,6 +84,7 @@ class Driver:
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
         self._left = LeftLuggage(study.folder, travels=not self._here)
+        self._until: float | None = None
 
     def run(self) -> None:
         """Train what is missing, then measure the front on test, and write the views."""
@@ -137,17 +142,36 @@ class Driver:
             self._shelf.measured(self._own.fingerprint, split, scores["merged"])
 
     def _train_what_is_missing(self, views: Views) -> None:
-        record = self._study.record
-        left = sum(trial.state == "running" for trial in record.trials)
-        missing = max(self._search.trials - len(record.ended), left)
-        self._watch.began(record, self._search.trials)
-        if missing > 0:
+        self._watch.began(self._study.record, self._search.trials)
+        self._until = self._plan.time_budget and time.monotonic() + self._plan.time_budget
+        if self._missing > 0:
             with plainly(self._study.folder, TuneError):
-                self._train(missing, views)
-                self._interrupt.check()
+                while (missing := self._missing) > 0:
+                    memory = self._train(missing, views)
+                    self._interrupt.check()
+                    if memory is None:
+                        break
+                    self._go_on_with_fewer(memory)
             self._stopping.check()
 
-    def _train(self, missing: int, views: Views) -> None:
+    @property
+    def _missing(self) -> int:
+        """Trials that are to end yet."""
+        record = self._study.record
+        left = sum(trial.state == "running" for trial in record.trials)
+        return max(self._search.trials - len(record.ended), left)
+
+    def _go_on_with_fewer(self, error: OutOfMemoryError) -> None:
+        """Tune takes it for the end of everything that Ray ended a worker as memory ran out; for us it is one less."""
+        got = str(error).splitlines()[0]
+        if self._roster.workers == 1:
+            allowed = "a smaller --step-gib, or more memory; the same command goes on from here"
+            raise IntervMergeError("Ray", got, "no node runs out of memory", allowed) from error
+        self._roster = replace(self._roster, workers=self._roster.workers - 1)
+        self._watch.phase(f"memory ran out, so {self._roster.words} go on: {got}")
+
+    def _train(self, missing: int, views: Views) -> OutOfMemoryError | None:
+        """Train until nothing is missing, or time is up; or what Ray said as it ended a worker for want of memory."""
         nodes, pulse = Nodes(), Pulse()
         watchdog = Watchdog(pulse, nodes, self._search.hung_after, say=self._watch.phase, check=self._interrupt.check)
         searcher = self._searcher(watchdog, nodes, views)
@@ -164,7 +188,7 @@ class Driver:
                     num_samples=missing,
                     max_concurrent_trials=self._roster.workers,
                     reuse_actors=True,
-                    time_budget_s=self._plan.time_budget,
+                    time_budget_s=None if self._until is None else max(self._until - time.monotonic(), LEAST),
                 ),
                 run_config=tune.RunConfig(
                     storage_path=scratch,
@@ -177,17 +201,15 @@ class Driver:
             try:
                 tuner.fit()
             except RuntimeError as error:
-                if not isinstance(error.__cause__, OutOfMemoryError):  # which Tune takes for the end of everything
-                    raise
-                got, rule = str(error.__cause__).splitlines()[0], "no node runs out of memory"
-                raise IntervMergeError(
-                    "Ray", got, rule, "fewer --workers; the same command goes on from here"
-                ) from error
+                if isinstance(error.__cause__, OutOfMemoryError):
+                    return error.__cause__
+                raise
         if isinstance(searcher, BasesSearcher):
             bases = len(self._study.record.measured_bases)
             self._watch.phase(f"{bases} bases were tried; workers changed their base {searcher.moves} times")
         if any(trial.state == "running" for trial in self._study.record.trials):
             self._watch.phase("the time budget is spent: trials that ran go on with the same command")
+        return None
 
     def _searcher(self, watchdog: Watchdog, nodes: Nodes, views: Views) -> OptunaSearcher:
         shelf = self._shelf
