@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from intervmerge.analysis.joint.measuring import HITS, ORACLE, Joint, joint_of_base, joint_of_interventions
-from intervmerge.analysis.joint.routers import ROUTERS
-from intervmerge.analysis.joint.union import better, union_of
 from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
+from intervmerge.cli.search import main as search
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.interventions import InterventionConfig, Interventions
-from intervmerge.records.scores import accuracy
+from intervmerge.records.scores import accuracy, joint_accuracy
+from intervmerge.session.session import ray_session
+from intervmerge.study.layout import trial_folder
+from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.run import run_trial
+from intervmerge.trial.joint.routers import ROUTERS
+from intervmerge.trial.joint.routes import ROUTER
+from intervmerge.trial.joint.union import better, union_of
+from intervmerge.trial.references import references
+from intervmerge.trial.run import FILE, run_trial
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format_1"
 
@@ -78,6 +85,91 @@ def test_told_the_task_is_the_accuracy_that_a_study_records(
     assert joint_of_base(bench, "test")[ORACLE].hits[1] == pytest.approx(accuracy(bench.measure(None, "test")))
     recorded = accuracy(bench.measure(interventions, "test"))
     assert repaired[ORACLE].hits[1] == pytest.approx(recorded)
+
+
+@pytest.fixture(scope="module")
+def joint_bench(odd: Suite) -> Bench:
+    return Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu", joint=True)
+
+
+def test_a_study_measures_the_joint_accuracy_that_is_measured_behind_its_router(
+    joint_bench: Bench, interventions: Interventions
+) -> None:
+    """Two routes; and the class stream, which sees images of other tasks too, comes near."""
+    behind = joint_of_interventions(joint_bench, interventions, "validation")[f"routed by {ROUTER}"].hits[1]
+    exact = joint_accuracy(joint_bench.measure(interventions))
+    assert exact == pytest.approx(behind, abs=1e-6)
+    assert 0 < exact < accuracy(joint_bench.measure(interventions))
+    assert joint_accuracy(joint_bench.measure(interventions, engine=joint_bench.stream)) == pytest.approx(
+        exact, abs=0.05
+    )
+
+
+SPACE = """
+base: {rule: task_arithmetic, scaling: 0.3}
+training: {steps: 4, batch: 8, rungs: [2]}
+intervention: {formula: {choices: [noreft, lobireft]}, rank: {low: 1, high: 4}}
+search: {trials: 3}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray, MLflow and Optuna warn of their own affairs
+def test_a_search_by_joint_accuracy_shows_what_its_front_does_behind_the_router(
+    odd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space, out = tmp_path / "s.yaml", tmp_path / "study"
+    space.write_text(SPACE)
+    line = ["--space", str(space), "--suite", str(odd_folder), "--out", str(out), "--workers", "2"]
+    with ray_session(None, 2):
+        assert search([*line, "--select", "joint_accuracy"]) == 0
+    said, study = capfd.readouterr().out, load_study(out)
+    assert "a router by class_means tells the task of" in said
+    front = study.record.front
+    assert [joint_accuracy(trial.scores) for trial in front] == sorted(joint_accuracy(t.scores) for t in front)
+    bench = Bench(study.base(), "cpu", plan=NO_CACHES)
+    for trial in front:
+        repaired = Interventions.load(trial_folder(out, trial.number) / FILE)
+        for split, scores in (("validation", trial.scores), ("test", trial.test)):
+            behind = joint_of_interventions(bench, repaired, split)[f"routed by {ROUTER}"].hits[1]
+            assert joint_accuracy(scores) == pytest.approx(behind, abs=1e-6)
+            assert f"{100 * behind:.1f}" in said
+    rows = json.loads((out / "front.json").read_text())["front"]
+    assert [row["test_joint_accuracy"] for row in rows] == [joint_accuracy(trial.test) for trial in front]
+
+
+def test_what_is_not_asked_for_is_not_measured(bench: Bench) -> None:
+    scores = bench.measure(None)
+    assert {score.joint for score in scores.values()} == {None}
+    assert math.isnan(joint_accuracy(scores))
+
+
+def test_models_to_compare_with_go_behind_the_same_router(joint_bench: Bench) -> None:
+    found = references(joint_bench, "validation")
+    plain = references(bench_of(joint_bench.base.suite), "validation")
+    assert {model: accuracy(scores) for model, scores in found.items()} == pytest.approx(
+        {model: accuracy(scores) for model, scores in plain.items()}
+    )
+    individual = joint_accuracy(found["individual"])
+    assert individual <= accuracy(found["individual"])
+    assert individual >= joint_accuracy(found["pre-trained"])
+
+
+def test_a_tasks_share_of_joint_accuracy_depends_on_its_own_interventions_alone(
+    joint_bench: Bench, interventions: Interventions
+) -> None:
+    """So that mixtures of trials can be composed of shares."""
+    first, *others = joint_bench.base.suite.task_names
+    bare, whole = joint_bench.measure(None), joint_bench.measure(interventions)
+    mixed = {first: joint_bench.measure(interventions, tasks=[first])[first], **{task: bare[task] for task in others}}
+    assert mixed[first].joint == whole[first].joint
+    assert len(TASKS) * joint_accuracy(mixed) == pytest.approx(sum(score.joint or 0.0 for score in mixed.values()))
+
+
+def test_with_one_task_joint_accuracy_is_accuracy(odd: Suite) -> None:
+    one = Bench(merge(odd.only(["green"]), "task_arithmetic", scaling=0.3), "cpu", plan=NO_CACHES, joint=True)
+    scores = one.measure(None)
+    assert joint_accuracy(scores) == pytest.approx(accuracy(scores))
 
 
 def test_with_one_task_joint_and_oracle_are_equal(odd: Suite) -> None:

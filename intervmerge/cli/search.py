@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a study whose trials are not trained again, on this base, or any if searched",
     )
     parser.add_argument("--protocol", default="fair", help="fair, or paper: adapt to and report on the test images")
-    parser.add_argument("--select", default="accuracy", help="accuracy, or teacher_agreement: chooses without labels")
+    words = "accuracy; teacher_agreement, which chooses without labels; or joint_accuracy: among the classes of all "
+    parser.add_argument(
+        "--select", default="accuracy", help=words + "tasks, each image sent by a router to one of them"
+    )
     parser.add_argument("--selection", default="shrunk", help="each task's trial is chosen by shrunk figures, or raw")
     parser.add_argument("--address", help="of a Ray cluster, or auto (default: in a Ray job its own cluster; elsewhere "
                         "Ray is started here, and ends with the search)")  # fmt: skip

@@ -33,6 +33,12 @@ def sizes(suite: Suite, split: str) -> dict[str, int]:
     return {task.name: len(task.splits[split]) for task in suite.tasks}
 
 
+def numbers(suite: Suite, split: str) -> dict[str, Tensor]:
+    """Numbers of each task's images, among those of all tasks."""
+    counts = sizes(suite, split)
+    return dict(zip(counts, torch.arange(sum(counts.values())).split(list(counts.values())), strict=True))
+
+
 def shuffled(task: str, size: int, limit: int | None = None) -> Tensor:
     """Images of a task in the order in which training takes them, at most so many; only the task's name decides."""
     return torch.randperm(size, generator=generator(task))[:limit]

@@ -30,6 +30,11 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def embedded(suite: Suite, encoder: Encoder, split: str, index: Tensor) -> Tensor:
     """Tokens that enter block 0 [images, tokens, width] of images by their numbers [images]."""
+    return encoder.embed(suite.normalise(pixels_of(suite, split, index).to(encoder.tower.proj.device)))
+
+
+def pixels_of(suite: Suite, split: str, index: Tensor) -> Tensor:
+    """uint8 pixels [images, 3, size, size] of images by their numbers [images]."""
     offset = 0
     found = torch.empty(len(index), 3, suite.architecture.image_size, suite.architecture.image_size, dtype=torch.uint8)
     for task in suite.tasks:
@@ -37,4 +42,4 @@ def embedded(suite: Suite, encoder: Encoder, split: str, index: Tensor) -> Tenso
         mine = (index >= offset) & (index < offset + len(own))
         found[mine] = own[index[mine] - offset]
         offset += len(own)
-    return encoder.embed(suite.normalise(found.to(encoder.tower.proj.device)))
+    return found

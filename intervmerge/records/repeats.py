@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -48,6 +49,11 @@ class Repeat:
 _REPEATS = TypeAdapter(Repeat)
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
 def pooled(runs: Sequence[Scores]) -> Scores:
     """Counts of several models together, by task: the shares are their means, and their noise is smaller."""
     return {
@@ -55,6 +61,7 @@ def pooled(runs: Sequence[Scores]) -> Scores:
             correct=sum(scores[task].correct for scores in runs),
             agreeing=sum(scores[task].agreeing for scores in runs),
             total=sum(scores[task].total for scores in runs),
+            joint=_mean([scores[task].joint for scores in runs]),
         )
         for task in runs[0]
     }

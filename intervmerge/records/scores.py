@@ -21,6 +21,10 @@ class Score:
     None where it was not kept."""
     right: str = ""
     """On `test`, which images are right: see bits.py. Empty where only counts were kept."""
+    joint: float | None = None
+    """The task's share of joint accuracy, where nobody tells the task: of the images, of any task, that a router sends
+    here, those that are right among all classes, each over the images of its own task. Its mean over tasks is joint
+    accuracy; by itself it may be above 1, where many are sent here. None where it was not measured."""
 
     @property
     def accuracy(self) -> float:
@@ -52,7 +56,15 @@ def images_known(scores: Scores) -> list[str]:
     return [task for task, score in scores.items() if score.right]
 
 
-OBJECTIVES = {"accuracy": accuracy, "teacher_agreement": agreement}
+def joint_accuracy(scores: Scores) -> float:
+    """Share of images that are right among the classes of all tasks, behind a router, mean over tasks, 0..1; NaN
+    without scores, or where it was not measured."""
+    shares = [float("nan") if counts.joint is None else counts.joint for counts in scores.values()]
+    return fmean(shares) if shares else float("nan")
+
+
+JOINT = "joint_accuracy"
+OBJECTIVES = {"accuracy": accuracy, "teacher_agreement": agreement, JOINT: joint_accuracy}
 """What a study can choose by; agreement with the teachers needs no labels."""
 
 

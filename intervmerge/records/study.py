@@ -15,7 +15,7 @@ from intervmerge.records.composed import Composed, Mixture
 from intervmerge.records.composed.across import mixtures
 from intervmerge.records.growth import Axes, Growth, growth_of
 from intervmerge.records.record import ENDED, Record
-from intervmerge.records.scores import OBJECTIVES, Scores, images_known
+from intervmerge.records.scores import JOINT, OBJECTIVES, Scores, images_known
 from intervmerge.records.spread import Gain, Spread, gain, spread_of
 from intervmerge.records.words import in_words
 
@@ -86,6 +86,15 @@ class StudyRecord:
         Every figure is exact; a trial that was measured in the stream alone was too far from the front to be on it.
         """
         return [self.trial(number) for number in self.growth[-1].numbers]
+
+    @property
+    def measure(self) -> str:
+        """The row of OBJECTIVES that its figures are: joint accuracy where it chooses by that, else accuracy."""
+        return JOINT if self.select == JOINT else "accuracy"
+
+    def figure(self, scores: Scores) -> float:
+        """What the study says of scores, 0..1."""
+        return OBJECTIVES[self.measure](scores)
 
     @property
     def axes(self) -> Axes:
@@ -201,7 +210,10 @@ class StudyRecord:
 
     @cached_property
     def gains(self) -> dict[int, Gain]:
-        """By number, what a trial on the front has over the next cheaper one; where the images of both are known."""
+        """By number, what a trial on the front has over the next cheaper one; where the images of both are known: those
+        that are right where the task is told, so none of a study whose figures are of others."""
+        if self.measure == JOINT:
+            return {}
         steps = pairwise(self.front)
         pairs = ((dear, gain(dear.by_seed, cheap.by_seed, self.tasks, cheap.number)) for cheap, dear in steps)
         return {dear.number: found for dear, found in pairs if found is not None}

@@ -35,12 +35,13 @@ from intervmerge.study.layout import trial_folder
 from intervmerge.study.sameness import check_circumstances, planned
 from intervmerge.study.study import Study
 from intervmerge.trial import unfinished
+from intervmerge.trial.joint.routes import words
 from intervmerge.watchdog.nodes import Nodes
 from intervmerge.watchdog.pulse import Pulse
 from intervmerge.watchdog.watchdog import Watchdog
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
-from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, teachers
+from intervmerge.workers.preparing import best_caches, compared, fill_caches, lessons, routings, teachers
 from intervmerge.workers.queueing import EachItsOwn
 from intervmerge.workers.roster import Roster, roster
 from intervmerge.workers.seat import Seat
@@ -114,8 +115,16 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._tensors = {**self._tensors, **lessons(crew)}
         self._fill(crew)
+        self._route(crew, "validation")
         crew.sit(self._roster.seat, self._tensors)
         self._compare(crew, "validation")
+
+    def _route(self, crew: Crew, split: str) -> None:
+        """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
+        found = routings(crew, split)
+        for tasks in found.values():
+            self._watch.phase(words(self._suite, split, tasks))
+        self._tensors = {**self._tensors, **found}
 
     def _fill(self, crew: Crew) -> None:
         """Fill the caches; where the disk refuses, nothing is kept: trials are slower, and no less right."""
@@ -265,4 +274,6 @@ class Driver:
         self._tensors = {**self._tensors, **teachers(crew, self._suite, ("test",), self._watch.progress)}
         crew.sit(self._roster.seat, self._tensors)
         fill_caches(crew, ("test",), self._watch.progress, self._here)
+        self._route(crew, "test")
+        crew.sit(self._roster.seat, self._tensors)
         self._compare(crew, "test")

@@ -26,6 +26,7 @@ from intervmerge.stores.spared import SparedStore
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.evaluate import measure_student, teacher_features
+from intervmerge.trial.joint import Routes, routed, routes
 from intervmerge.trial.lesson import LOSSES, Lesson, block_targets
 from intervmerge.trial.lesson.moments import Moments, moments, unseen
 
@@ -41,6 +42,7 @@ class Bench:
         caches: where caches live; in this process by default.
         plan: what they keep; by default what fits the machine.
         alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
+        joint: whether joint accuracy is measured too.
     """
 
     def __init__(
@@ -51,16 +53,27 @@ class Bench:
         caches: Store | None = None,
         plan: CachePlan | None = None,
         alive: Callable[[], None] = lambda: None,
+        joint: bool = False,
     ) -> None:
         self.base = base
         self.machine = device if isinstance(device, Machine) else Machine(device=device)
         self.device = find_device(self.machine.device)
         self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
         self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
+        self.joint = joint
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
         return teacher_features(self.base.suite, split, self.base.store, self.device)
+
+    def routes(self, split: str) -> Routes | None:
+        """Where a router sends the images of a split, which the base decides; None where that is not asked for."""
+        if not self.joint:
+            return None
+        suite = self.base.suite
+        limit, images = self.plan.adapt, [images_of(suite, part) for part in ("adapt", split)]
+        key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
+        return routes(suite, split, self.base.store.get(key, lambda: routed(self.exact, suite, split, limit)))
 
     @cached_property
     def plan(self) -> CachePlan:
@@ -149,7 +162,9 @@ class Bench:
         told."""
         suite = self.base.suite
         teachers = self.teachers(split)
-        return measure_student(engine or self.exact, interventions, suite, split, teachers, tasks, self.alive)
+        return measure_student(
+            engine or self.exact, interventions, suite, split, teachers, tasks, self.alive, self.routes(split)
+        )
 
     def place(self, config: TrialConfig) -> Placement:
         """The canonical placement of a trial in this base's encoder."""

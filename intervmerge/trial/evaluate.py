@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from intervmerge.engines.batches import Batch, sizes
+from intervmerge.engines.batches import Batch, numbers
+from intervmerge.engines.computing import pixels_of
 from intervmerge.engines.exact import Engine, features
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
@@ -18,6 +19,7 @@ from intervmerge.records.scores import Score
 from intervmerge.stores.store import Store
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import CHUNK, Suite, Task
+from intervmerge.trial.joint import Routes
 
 
 def teacher_features(
@@ -68,19 +70,31 @@ def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
     )
 
 
+Features = Callable[[int, Tensor], Tensor]
+"""(a task's row, numbers of images) to what the task's model makes of them [images, features]."""
+
+
 def measure(
     suite: Suite,
     split: str,
     teachers: Mapping[str, Tensor],
-    found: Callable[[int, Task], Tensor],
+    found: Features,
     tasks: Collection[str] | None = None,
+    routes: Routes | None = None,
 ) -> dict[str, Score]:
-    """Score these tasks, or all; `found` gives the features of a task's images from its row and the task."""
-    return {
-        task.name: score(task, split, found(row, task), teachers[task.name])
-        for row, task in enumerate(suite.tasks)
-        if tasks is None or task.name in tasks
-    }
+    """Score these tasks, or all, on their own images; and on those that a router sends to them, where there is one."""
+    scores = {}
+    for row, (task, own) in enumerate(zip(suite.tasks, numbers(suite, split).values(), strict=True)):
+        if tasks is None or task.name in tasks:
+            seen = found(row, own)
+            scores[task.name] = score(task, split, seen, teachers[task.name])
+            if routes is not None:
+                strangers = routes.strangers(row, own)
+                seen = torch.cat([seen, found(row, strangers)]) if len(strangers) else seen
+                chosen = task.logits(seen).argmax(-1)
+                joint = routes.joint(row, task.name, torch.cat([own, strangers]), chosen)
+                scores[task.name] = replace(scores[task.name], joint=joint)
+    return scores
 
 
 def measure_student(
@@ -91,23 +105,22 @@ def measure_student(
     teachers: Mapping[str, Tensor],
     tasks: Collection[str] | None = None,
     alive: Callable[[], None] = lambda: None,
+    routes: Routes | None = None,
 ) -> dict[str, Score]:
     """Score the merged base with `interventions`, whose rows are the suite's tasks; without, the base itself.
 
     `tasks` are those that are scored, None is all; `alive` is called after every part of their images.
     """
 
-    starts = list(accumulate(sizes(suite, split).values(), initial=0))
-
-    def found(row: int, task: Task) -> Tensor:
+    def found(row: int, index: Tensor) -> Tensor:
         parts = []
         with torch.no_grad():
-            for part in torch.arange(starts[row], starts[row + 1]).split(CHUNK):
+            for part in index.split(CHUNK):
                 parts.append(features(engine, interventions, Batch(split, part[None]), [row])[0])
                 alive()
         return torch.cat(parts)
 
-    return measure(suite, split, teachers, found, tasks)
+    return measure(suite, split, teachers, found, tasks, routes)
 
 
 def measure_encoders(
@@ -116,8 +129,12 @@ def measure_encoders(
     teachers: Mapping[str, Tensor],
     encoder: Callable[[Task], Encoder],
     tasks: Collection[str] | None = None,
+    routes: Routes | None = None,
 ) -> dict[str, Score]:
     """Score a whole model for these tasks, or all: the pre-trained or multi-task one for all, or each its own."""
-    return measure(
-        suite, split, teachers, lambda _, task: suite.features(encoder(task), task.splits[split].pixels), tasks
-    )
+
+    def found(row: int, index: Tensor) -> Tensor:
+        model = encoder(suite.tasks[row])
+        return torch.cat([suite.features(model, pixels_of(suite, split, part)) for part in index.split(CHUNK)])
+
+    return measure(suite, split, teachers, found, tasks, routes)

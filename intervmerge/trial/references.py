@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 
 from intervmerge.merging import combine
 from intervmerge.records.scores import Score
+from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.suite import Task
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.evaluate import measure, measure_encoders
 
@@ -15,14 +17,22 @@ def references(bench: Bench, split: str, tasks: Collection[str] | None = None) -
 
     `tasks` are those that are scored; None is all.
     """
-    suite, device = bench.base.suite, bench.device
+    suite, device, routes = bench.base.suite, bench.device, bench.routes(split)
     teachers = bench.teachers(split)
+
+    def own(task: Task) -> Encoder:
+        return suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
+
     pretrained = suite.encoder(suite.pretrained, "pre-trained").to(device)
     found: dict[str, Mapping[str, Score]] = {
-        "pre-trained": measure_encoders(suite, split, teachers, lambda task: pretrained, tasks)
+        "pre-trained": measure_encoders(suite, split, teachers, lambda task: pretrained, tasks, routes)
     }
     if suite.multitask is not None:
         state = combine(suite.pretrained, {"multi-task": suite.multitask}, 1.0)
         multitask = suite.encoder(state, "multi-task").to(device)
-        found["multi-task"] = measure_encoders(suite, split, teachers, lambda task: multitask, tasks)
-    return {**found, "individual": measure(suite, split, teachers, lambda row, task: teachers[task.name], tasks)}
+        found["multi-task"] = measure_encoders(suite, split, teachers, lambda task: multitask, tasks, routes)
+    if routes is None:
+        individual = measure(suite, split, teachers, lambda row, _: teachers[suite.task_names[row]], tasks)
+    else:  # they see images of other tasks, too
+        individual = measure_encoders(suite, split, teachers, own, tasks, routes)
+    return {**found, "individual": individual}

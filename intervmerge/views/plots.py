@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from intervmerge.files import replacing
 from intervmerge.pareto import CHEAPEST
 from intervmerge.records.record import Record
-from intervmerge.records.scores import OBJECTIVES, Scores, accuracy, agreement
+from intervmerge.records.scores import JOINT, OBJECTIVES, Scores, accuracy, agreement
 from intervmerge.records.study import StudyRecord
 from intervmerge.views.deviations import deviations_payload, draw_deviations, ends
 from intervmerge.views.tables import base_rows, chosen
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).parent / "pareto.html"
 PLACEHOLDER = "__STUDY__"
-MEASURES = {"accuracy": "accuracy", "teacher_agreement": "agreement with the teachers"}
+MEASURES = {
+    "accuracy": "accuracy",
+    "teacher_agreement": "agreement with the teachers",
+    JOINT: "accuracy among all tasks' classes",
+}
 """Rows of OBJECTIVES in words, for axes."""
 REFERENCES = {
     "individual": "individual models",

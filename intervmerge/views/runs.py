@@ -14,7 +14,7 @@ from typing import Any
 from intervmerge.mlflow_uris import artifacts_of, local_uri
 from intervmerge.quoting import as_key, as_markdown, as_text
 from intervmerge.records.record import ENDED, Record
-from intervmerge.records.scores import accuracy, agreement
+from intervmerge.records.scores import JOINT, accuracy, agreement, joint_accuracy
 from intervmerge.records.study import StudyRecord
 from intervmerge.views.tables import composed_rows, deviations_of, front_rows
 
@@ -188,6 +188,7 @@ class Runs:
         for trial in study.front:
             if test := study.tested(trial):
                 shares = {f"test_accuracy/{as_key(task)}": counts.accuracy for task, counts in test.items()}
+                shares |= {f"test_{JOINT}": joint_accuracy(test)} if study.measure == JOINT else {}
                 self._log(self.children[trial.number], {}, {"test_accuracy": accuracy(test), **shares}, 0)
             self._deviations(study, trial)
         self.attach(study, files)
@@ -230,6 +231,8 @@ def metrics_of(trial: Record) -> dict[str, float]:
     if trial.scores:
         shares = {task: counts.accuracy for task, counts in trial.scores.items()}
         metrics |= {"accuracy": fmean(shares.values()), "worst_task": min(shares.values())}
+        if all(counts.joint is not None for counts in trial.scores.values()):
+            metrics[JOINT] = joint_accuracy(trial.scores)
         metrics |= {f"accuracy/{as_key(task)}": share for task, share in shares.items()}
         metrics["agreement"] = agreement(trial.scores)
     return metrics

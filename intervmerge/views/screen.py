@@ -19,7 +19,7 @@ from rich.table import Table
 
 from intervmerge.records.composed import BUDGETS
 from intervmerge.records.record import ENDED, Record
-from intervmerge.records.scores import accuracy
+from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.views.terminal import Terminal
 
@@ -91,7 +91,7 @@ class Screen:
         self._study, self._trials, self._began = study, trials, time.monotonic()
         self._done_before = len(study.trained)
         self._print(study.caption)
-        merged, individual = (accuracy(study.references["validation"][name]) for name in ("merged", "individual"))
+        merged, individual = (study.figure(study.references["validation"][name]) for name in ("merged", "individual"))
         self._print(f"validation: merged base {100 * merged:.1f} %, individual models {100 * individual:.1f} %")
         if self._console.is_terminal:
             self._task = self._progress.add_task("trials", total=trials, completed=self._done_before)
@@ -109,7 +109,7 @@ class Screen:
         if self._live is None:
             rung = record.rungs[-1]
             steps = record.training["steps"]
-            self._print(f"trial {record.number} step {rung.steps}/{steps}: {100 * accuracy(rung.scores):.1f} % "
+            self._print(f"trial {record.number} step {rung.steps}/{steps}: {100 * self._figure(rung.scores):.1f} % "
                         f"with {record.extra_params:,} parameters")  # fmt: skip
         self._refresh()
 
@@ -121,11 +121,15 @@ class Screen:
             self._print(f"trial {record.number} failed: {record.error.strip().splitlines()[-1]}")
         elif record.state in ENDED and self._live is None:
             words, what = study.words(record), ENDED[record.state]
-            self._print(f"trial {record.number} {what}: {100 * accuracy(record.scores):.1f} % "
+            self._print(f"trial {record.number} {what}: {100 * self._figure(record.scores):.1f} % "
                         f"with {record.extra_params:,} parameters: {words}")  # fmt: skip
             self._print(self._counts())
             self._print("best so far: " + at_budgets(study))
         self._refresh()
+
+    def _figure(self, scores: Scores) -> float:
+        assert self._study is not None, "it has begun"
+        return self._study.figure(scores)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -150,7 +154,9 @@ class Screen:
         self._progress.update(self._task, completed=len(self._study.trained))
         running = Table.grid(padding=(0, 2))
         for record in self._running.values():
-            rung = f"{100 * accuracy(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."
+            rung = (
+                f"{100 * self._figure(record.scores):.1f} % at step {record.rungs[-1].steps}" if record.rungs else "..."
+            )
             words = self._study.words(record)
             running.add_row(f"trial {record.number}", rung, f"{record.extra_params:,}", words)
         best = f"hypervolume {100 * self._study.hypervolume():.1f} %; best so far: {at_budgets(self._study)}"
@@ -170,7 +176,7 @@ def at_budgets(study: StudyRecord) -> str:
     for budget in (*BUDGETS, study.dearest):
         best = study.best(budget)
         if best is not None:
-            found.setdefault(best.number, f"{short(budget)}: {100 * accuracy(best.scores):.1f} %")
+            found.setdefault(best.number, f"{short(budget)}: {100 * study.figure(best.scores):.1f} %")
     return ", ".join(found.values()) or "nothing above the merged base yet"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from intervmerge.files import replacing
 from intervmerge.records.composed import Mixture, optimism
 from intervmerge.records.record import Record
-from intervmerge.records.scores import OBJECTIVES, accuracy
+from intervmerge.records.scores import JOINT, OBJECTIVES, Scores, accuracy, joint_accuracy
 from intervmerge.records.study import StudyRecord
 
 NOTHING = "no intervention"
@@ -54,10 +54,19 @@ def front_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "extra_params": trial.extra_params,
             "validation_accuracy": accuracy(trial.scores),
             "test_accuracy": accuracy(test) if (test := study.tested(trial)) else None,
+            **_joint(study, trial.scores, study.tested(trial)),
             **deviations_of(study, trial),
         }
         for trial in study.front
     ]
+
+
+def _joint(study: StudyRecord, validation: Scores | None, test: Scores | None) -> dict[str, float | None]:
+    """Joint accuracy, where the study measures it."""
+    if study.measure != JOINT:
+        return {}
+    found = {"validation": validation, "test": test}
+    return {f"{split}_{JOINT}": joint_accuracy(scores) if scores else None for split, scores in found.items()}
 
 
 def _base(study: StudyRecord, point: Record | Mixture) -> dict[str, str]:
@@ -75,6 +84,7 @@ def base_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "trials": sum(trial.base_fingerprint == base.fingerprint for trial in study.trained),
             "validation_accuracy": accuracy(base.scores) if base.scores else None,
             "test_accuracy": accuracy(base.test) if base.test else None,
+            **_joint(study, base.scores, base.test),
         }
         for base in study.bases
     ]
@@ -120,6 +130,7 @@ def composed_rows(study: StudyRecord) -> list[dict[str, Any]]:
             "expected": mixture.expected,
             "validation_accuracy": accuracy(mixture.scores),
             "test_accuracy": accuracy(mixture.test_scores) if mixture.test_scores else None,
+            **_joint(study, mixture.scores, mixture.test_scores),
             "optimism": mixture.optimism,
             "choice": chosen(study, mixture),
         }

@@ -21,6 +21,7 @@ from intervmerge.workers.tasks import (
     fill_rest,
     lesson,
     reference_scores,
+    routing,
 )
 
 Tell = Callable[[str, int, int], None]
@@ -56,6 +57,12 @@ def teachers(crew: Crew, suite: Suite, splits: Sequence[str], tell: Tell) -> dic
 def lessons(crew: Crew) -> dict[str, Tensor]:
     """What training reads, by key; the crew has the teachers' features on `adapt`."""
     found: dict[str, Tensor] = crew.call(lesson)
+    return found
+
+
+def routings(crew: Crew, split: str) -> dict[str, Tensor]:
+    """Where images of a split are sent, by key; the crew has the base's caches."""
+    found: dict[str, Tensor] = crew.call(routing, split)
     return found
 
 

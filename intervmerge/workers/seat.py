@@ -13,6 +13,7 @@ from torch import Tensor
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import CachePlan
 from intervmerge.machine import Machine, cache_folder, cores, find_device
+from intervmerge.records.scores import JOINT
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.spared import SparedStore
 from intervmerge.stores.store import InProcessStore
@@ -74,4 +75,4 @@ def sit_down(
     # on one machine all do without together, and the driver says so; of many nodes each helps itself
     caches = disk if seat.folder is not None else SparedStore(disk, seat.own_bytes)
     own = replace(base, store=InProcessStore(tensors))
-    return Bench(own, seat.machine, caches=caches, plan=seat.plan, alive=alive)
+    return Bench(own, seat.machine, caches=caches, plan=seat.plan, alive=alive, joint=seat.select == JOINT)

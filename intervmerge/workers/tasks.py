@@ -6,7 +6,7 @@ comes out the same, bit for bit, whoever does it beside whom.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from intervmerge.settings import read_settings
 from intervmerge.stores.store import InProcessStore
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import measure_student, teacher_features
+from intervmerge.trial.evaluate import teacher_features
 from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, rungs
 from intervmerge.trial.sweep.wide import Weighed, weigh
@@ -42,10 +42,20 @@ def features(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Tenso
 
 def lesson(bench: Bench, seat: Seat) -> dict[str, Tensor]:
     """What training reads of the teachers, by key; their features on `adapt` are there."""
+    return _kept(bench, lambda: bench.lesson)
+
+
+def routing(bench: Bench, seat: Seat, split: str) -> dict[str, Tensor]:
+    """Where images of a split are sent, by the key that all processes share it under; nothing, if no one asks."""
+    return _kept(bench, lambda: bench.routes(split))
+
+
+def _kept(bench: Bench, compute: Callable[[], object]) -> dict[str, Tensor]:
+    """What is in the store once this is computed, and was not before."""
     store = bench.base.store
     assert isinstance(store, InProcessStore)
-    before = store.tensors.keys()
-    _ = bench.lesson
+    before = set(store.tensors)
+    compute()
     return {key: tensor for key, tensor in store.tensors.items() if key not in before}
 
 
@@ -71,7 +81,7 @@ def fill_rest(bench: Bench, seat: Seat, split: str) -> None:
 def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Scores:
     """Scores on `validation` of the suite merged by another rule."""
     other = merge(bench.base.suite, rule, store=bench.base.store, **dict(settings))
-    return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive).measure(None)
+    return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive, joint=bench.joint).measure(None)
 
 
 def weighed(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Weighed:
@@ -125,8 +135,7 @@ def _repeat(bench: Bench, folder: Path, trial: Record, seed: int, step_bytes: in
     engine = bench.engine(config.training, placement)
     interventions = bench.start(placement, config.seed, engine)
     *_, last = rungs(bench, config, interventions, folder, engine=engine, step_bytes=step_bytes)
-    teachers = bench.teachers("test")
-    test = measure_student(bench.exact, interventions, bench.base.suite, "test", teachers, alive=bench.alive)
+    test = bench.measure(interventions, "test")
     return Repeat(
         seed=seed,
         scores=last.scores,

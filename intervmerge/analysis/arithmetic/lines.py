@@ -53,7 +53,7 @@ class Gauge:
     def individual(self, split: str, tasks: Collection[str] | None = None) -> dict[str, float]:
         """Of each task's own fine-tuned model on that task."""
         teachers = teacher_features(self.suite, split, self._store, self._device, tasks)
-        return _shares(measure(self.suite, split, teachers, lambda row, task: teachers[task.name], tasks))
+        return _shares(measure(self.suite, split, teachers, lambda row, _: teachers[self.suite.task_names[row]], tasks))
 
     def along(
         self, direction: State, scalings: Sequence[float], split: str, tasks: Collection[str] | None = None

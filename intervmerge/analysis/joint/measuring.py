@@ -14,14 +14,14 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from intervmerge.analysis.joint.routers import ROUTERS
-from intervmerge.analysis.joint.union import Union, better, union_of
 from intervmerge.engines.batches import Batch, sizes
 from intervmerge.engines.exact import features
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.suites.suite import CHUNK, Task, zero_shot
 from intervmerge.trial.bench import Bench
+from intervmerge.trial.joint.routers import ROUTERS
+from intervmerge.trial.joint.union import Union, better, union_of
 
 HITS = (1, 3, 5)
 """k of Hits@k: the right class is among the k of highest logit."""

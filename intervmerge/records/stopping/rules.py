@@ -21,7 +21,7 @@ def error_of_difference(scores: Scores, select: str) -> float:
 
     They see the same images, of which this makes no use: it is an upper estimate.
     """
-    variances = (share * (1 - share) / scores[task].total for task, share in shares(scores, select).items())
+    variances = (max(0.0, share * (1 - share)) / scores[task].total for task, share in shares(scores, select).items())
     return sqrt(2 * sum(variances)) / max(1, len(scores))
 
 

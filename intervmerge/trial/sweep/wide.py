@@ -67,7 +67,7 @@ def weigh(bench: Bench, rule: str, settings: Mapping[str, Any]) -> Weighed:
     """Merge the suite of a bench by a rule, and look at the result."""
     began = time.perf_counter()
     base = merge(bench.base.suite, rule, store=bench.base.store, **settings)
-    scores = Bench(base, bench.machine, plan=NO_CACHES, alive=bench.alive).measure(None)
+    scores = Bench(base, bench.machine, plan=NO_CACHES, alive=bench.alive, joint=bench.joint).measure(None)
     retained, interference = figures(base)
     return Weighed(rule, settings, scores, retained, interference, time.perf_counter() - began)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from intervmerge.records.composed import budget_of
 from intervmerge.records.record import Record
-from intervmerge.records.scores import Scores, accuracy
+from intervmerge.records.scores import Scores
 from intervmerge.records.spread import Spread
 from intervmerge.records.study import StudyRecord
 from intervmerge.remote.copies import shown
@@ -35,21 +35,21 @@ def print_front(study: Study) -> None:
     table.add_column("configuration")
     validation, test = record.references["validation"], record.references.get("test", {})
     for name in ("pre-trained", "merged"):
-        figures = _pair(validation.get(name), test.get(name))
+        figures = _pair(record, validation.get(name), test.get(name))
         table.add_row("", *figures, *blank, "0", f"{name} model, no interventions")
     if bare := record.best_bare:
         words = f"{bare.label}, no interventions: the best of {len(record.measured_bases)} bases"
-        table.add_row("", *_pair(bare.scores, bare.test), *blank, "0", words)
+        table.add_row("", *_pair(record, bare.scores, bare.test), *blank, "0", words)
     table.add_section()
     for trial in record.front:
-        figures = _pair(trial.scores, record.tested(trial))
+        figures = _pair(record, trial.scores, record.tested(trial))
         own = _over_seeds(record, trial) if over_seeds else []
         table.add_row(str(trial.number), *figures, *own, f"{trial.extra_params:,}", record.words(trial))
     table.add_section()
     if "multi-task" in validation:
-        figures = _pair(validation["multi-task"], test.get("multi-task"))
+        figures = _pair(record, validation["multi-task"], test.get("multi-task"))
         table.add_row("", *figures, *blank, "0", "one model trained on all tasks")
-    figures = _pair(validation["individual"], test.get("individual"))
+    figures = _pair(record, validation["individual"], test.get("individual"))
     table.add_row("", *figures, *blank, f"{record.individual_params:,}", "individual models")
     console.print(table)
     if record.composed_front:
@@ -68,7 +68,7 @@ def _over_seeds(record: StudyRecord, trial: Record) -> list[str]:
     """Cells of OVER_SEEDS."""
     gain = record.gains.get(trial.number)
     same = f"trial {gain.over}" if gain is not None and not gain.certain else ""
-    spreads = [_spread(record.spread(trial, split)) for split in ("validation", "test")]
+    spreads = [_spread(record.spread(trial, split, record.measure)) for split in ("validation", "test")]
     return [str(len(trial.by_seed)), *spreads, same]
 
 
@@ -100,8 +100,8 @@ def composed_table(record: StudyRecord) -> Table:
         uniform = record.best(budget)
         table.add_row(
             "any" if budget is None else f"{budget:,}",
-            *(("-", "-") if uniform is None else _pair(uniform.scores, record.tested(uniform))),
-            *_pair(mixture.scores, mixture.test_scores),
+            *(("-", "-") if uniform is None else _pair(record, uniform.scores, record.tested(uniform))),
+            *_pair(record, mixture.scores, mixture.test_scores),
             f"{mixture.extra_params:,}",
             "-" if mixture.optimism is None else f"{100 * mixture.optimism:+.1f}",
             _buys(gains),
@@ -114,10 +114,10 @@ def _buys(gains: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{task} {100 * gain:+.1f}" for task, gain in gains[:3] if gain >= 0.0005)
 
 
-def _pair(validation: Scores | None, test: Scores | None) -> tuple[str, str]:
-    """Both accuracies in percent; `-` where there is none."""
-    return _percent(validation), _percent(test)
+def _pair(record: StudyRecord, validation: Scores | None, test: Scores | None) -> tuple[str, str]:
+    """Both figures in percent; `-` where there is none."""
+    return _percent(record, validation), _percent(record, test)
 
 
-def _percent(scores: Scores | None) -> str:
-    return f"{100 * accuracy(scores):.1f}" if scores else "-"
+def _percent(record: StudyRecord, scores: Scores | None) -> str:
+    return f"{100 * record.figure(scores):.1f}" if scores else "-"
