@@ -33,6 +33,7 @@ from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
 from intervmerge.engines.computing import threads
 from intervmerge.errors import BuildError, ConfigError, SuiteError
+from intervmerge.files import sha256_of
 from intervmerge.merging.lora.knots import shared_directions
 from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
@@ -48,6 +49,7 @@ from intervmerge.suite_build.drawing.tasks import TASKS as MINI8
 from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.suites.suite_file import disagreements, files_of
 from intervmerge.training.finetune import finetune
 from intervmerge.training.methods.linearized import Linearized
 from intervmerge.training.methods.table import METHODS
@@ -178,18 +180,39 @@ def test_a_sibling_of_a_packaged_suite_holds_all_of_its_files(odd: Suite, suite:
 
 
 @pytest.mark.parametrize(
-    ("place", "command"),
+    ("place", "method", "command"),
     [
-        ("mini8", "intervmerge suite build mini8 --method lora --out mini8-lora"),
-        ("a/clip", "intervmerge finetune --suite a/clip --task each --method lora --out a/clip-lora"),
+        ("mini8", "tau_jp", "intervmerge suite build mini8 --method tau_jp --out mini8-tau_jp"),
+        ("a/clip", "lora", "intervmerge finetune --suite a/clip --task each --method lora --out a/clip-lora"),
         (
             "a/clip/suite.yaml",
+            "lora",
             "intervmerge finetune --suite a/clip/suite.yaml --task each --method lora --out a/clip-lora",
         ),
     ],
 )
-def test_what_is_not_built_is_named_with_the_command_that_builds_it(place: str, command: str) -> None:
-    assert how_to_build(place, "lora") == command
+def test_what_is_not_built_is_named_with_the_command_that_builds_it(place: str, method: str, command: str) -> None:
+    assert how_to_build(place, method) == command
+
+
+def test_mini8_by_lora_is_packaged_as_pairs_beside_mini8s_own_files() -> None:
+    suite = load_suite("mini8")
+    found = sibling(suite, "mini8", "lora")
+    assert found is not None
+    for task, own in zip(found.tasks, suite.tasks, strict=True):
+        assert isinstance(task.task_vector, LowRankVector)
+        assert {pair.a.shape[0] for pair in task.task_vector.pairs} == {8}
+        assert all(task.splits[split].fingerprint == own.splits[split].fingerprint for split in own.splits)
+        assert torch.equal(task.head, own.head)
+    assert disagreements(found.file, {name: sha256_of(found.folder / name) for name in files_of(found.file)}) == []
+
+
+def test_a_sibling_of_the_packaged_sibling_keeps_its_files_below_its_own_folder(tmp_path: Path) -> None:
+    packaged = load_suite("mini8-lora")
+    learning = [replace(t, splits={**t.splits, "train": t.splits["validation"]}) for t in packaged.tasks]
+    suite = replace(packaged, tasks=tuple(learning))
+    found = finetune_each(suite, tmp_path / "new", lambda task: replace(RECIPE, steps=1), device="cpu")
+    assert all((tmp_path / "new" / name).resolve().is_relative_to(tmp_path / "new") for name in found.hashes)
 
 
 def test_what_is_no_sibling_is_refused(home: Path, suite: Suite, tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ from intervmerge.suites.suite import Suite, load_suite, packaged
 
 
 def place_of(suite: str, method: str) -> Path:
-    """Where the sibling of a suite is looked for: `mini8-lora` beside `mini8`, `/data/clip-lora` beside `/data/clip`.
+    """Where the sibling of a suite is looked for: `/data/clip-lora` beside `/data/clip`. Of a packaged suite it is the
+    packaged one, where there is one, or `mini8-linearized` in the working folder.
 
     Args:
         suite: a packaged one's name, or a path.
         method: a row of training's METHODS.
     """
     path = Path(suite)
+    if suite in packaged() and (own := packaged().get(f"{suite}-{method}")):
+        return own.parent
     return Path(f"{path.parent if path.name == 'suite.yaml' else path}-{method}")
 
 

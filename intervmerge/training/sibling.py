@@ -110,9 +110,10 @@ def _sibling(suite: Suite, out: Path, vectors: Mapping[str, str], method: str, s
         """A file of the suite as the new suite names it: a package may move, so what lies in one is copied."""
         if not inside:
             return os.path.relpath((suite.folder / name).resolve(), out.resolve())
+        source, name = suite.folder / name, str(Path(*(part for part in Path(name).parts if part != os.pardir)))
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(out / name) as fresh:
-            shutil.copyfile(suite.folder / name, fresh)
+            shutil.copyfile(source, fresh)
         return name
 
     tasks = [
