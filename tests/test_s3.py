@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from test_ends import PROGRAM, command, free_port, running, wait_for, write
 
+from intervmerge.bundle import load_bundle
 from intervmerge.cli.main import main as intervmerge
 from intervmerge.cli.search import main as search
 from intervmerge.remote.store import Store
@@ -31,6 +32,7 @@ intervention:
   rank: {low: 1, high: 8}
   slice_width: {choices: ["1/1", "1/6"]}
 """
+COMMAND = str(Path(PROGRAM).with_name("intervmerge"))
 SECRET = "dontevertellthistoanybody"
 STUDY, SUITE = "s3://bucket/studies/mine", "s3://bucket/suite"
 
@@ -69,7 +71,7 @@ def test_a_study_on_s3_outlives_its_driver_and_its_machine_and_rides_out_a_store
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         return dict(os.environ)
 
-    space, logs = write(tmp_path / "s.yaml", SPACE), [tmp_path / "log1", tmp_path / "log2"]
+    space, logs = write(tmp_path / "s.yaml", SPACE), [tmp_path / f"log{number}" for number in range(4)]
     line = [PROGRAM, *command(space, Path(SUITE), Path(STUDY))]
     with bucket(port):
         suite = Store(SUITE)
@@ -85,6 +87,11 @@ def test_a_study_on_s3_outlives_its_driver_and_its_machine_and_rides_out_a_store
             wait_for(b"is written again", logs[0], driver)
             os.kill(driver.pid, signal.SIGKILL)
     with bucket(port):
+        with running([*line, "--trials", "2000"], logs[3], machine("stopped")) as driver:
+            wait_for(b" done: ", logs[3], driver)
+            machine("elsewhere")
+            assert intervmerge(["stop", STUDY]) == 0
+            assert driver.wait(120) == 3, logs[3].read_text()
         machine("looking on")
         before = {trial.number: trial for trial in load_study(STUDY).record.ended}
         trials = len(before) + 2
@@ -92,12 +99,18 @@ def test_a_study_on_s3_outlives_its_driver_and_its_machine_and_rides_out_a_store
             assert driver.wait(600) == 0, logs[1].read_text()
         machine("third")
         assert intervmerge(["report", STUDY]) == 0
+        assert intervmerge(["export", STUDY, "--out", str(tmp_path / "bundle")]) == 0
+        with running([COMMAND, "ui", STUDY, "--port", "0"], logs[2], machine("browsing")) as server:
+            wait_for(b"Ctrl-C ends it", logs[2], server)
+            address = next(word for word in logs[2].read_text().split() if word.startswith("http://127.0.0.1:"))
+            assert urllib.request.urlopen(address).status == 200
         study = load_study(STUDY)
         objects = Store("s3://bucket").objects()
         told = [Store("s3://bucket").read(name) for name in objects]
     printed = capsys.readouterr().out
     assert f"intervmerge export {STUDY} --max-extra-params" in printed
     assert before
+    assert load_bundle(tmp_path / "bundle", "cpu").classes
     record = study.record
     trained = [trial for trial in record.trials if trial.state not in ("duplicate", "pruned")]
     assert [trial.state for trial in trained] == ["complete"] * trials, logs[1].read_text()

@@ -107,14 +107,25 @@ def test_an_error_is_the_same_ones_fault_whichever_process_it_comes_from(error: 
 def test_a_node_rests_after_failures_in_a_row_and_each_time_for_longer() -> None:
     now = [0.0]
     nodes = Nodes(clock=lambda: now[0])
-    rests = [nodes.failed("a") for _ in range(30)]
+    rests = []
+    for _ in range(30):
+        now[0] += nodes.resting().get("a", 0.0)
+        rests.append(nodes.failed("a"))
     assert rests[:4] == [0.0, 0.0, REST_SECONDS, 2 * REST_SECONDS]
     assert rests[-1] == LONGEST_SECONDS
     assert nodes.resting() == {"a": LONGEST_SECONDS}
-    now[0] = LONGEST_SECONDS - 1
+    now[0] += LONGEST_SECONDS - 1
     assert nodes.resting() == {"a": 1.0}
     now[0] += 1
     assert nodes.resting() == {}
+
+
+def test_many_processes_that_fail_side_by_side_are_one_reason_to_rest() -> None:
+    now = [0.0]
+    nodes = Nodes(clock=lambda: now[0])
+    assert sum(nodes.failed("a") for _ in range(16)) == REST_SECONDS
+    now[0] += REST_SECONDS
+    assert sum(nodes.failed("a") for _ in range(16)) == 2 * REST_SECONDS
 
 
 def test_a_trial_that_ends_well_wakes_its_node_and_no_other() -> None:

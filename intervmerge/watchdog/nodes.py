@@ -29,7 +29,12 @@ class Nodes:
         self._until.pop(node, None)
 
     def failed(self, node: str) -> float:
-        """A process failed there by no fault of its trial; seconds that the node rests now, mostly 0."""
+        """A process failed there by no fault of its trial; seconds that the node rests from now on, mostly 0.
+
+        A process that fails while its node rests had begun before: many of them, side by side, are one reason to rest.
+        """
+        if node in self.resting():
+            return 0.0
         count = self._failures[node] = self._failures.get(node, 0) + 1
         if count < FAILURES:
             return 0.0

@@ -146,6 +146,10 @@ class StandIn(Worker):
         self._tasks = base.suite.task_names
         self.reset_config(config)
 
+    def _complaint(self) -> str:
+        """Nothing: it has no caches."""
+        return ""
+
     def _train(self) -> Iterator[Record]:
         whole = trained(self._record, self._tasks, random.Random(self._record.number))
         for count, rung in enumerate(whole.rungs, start=1):
