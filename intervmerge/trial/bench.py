@@ -60,7 +60,7 @@ class Bench:
         self.device = find_device(self.machine.device)
         self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
         self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
-        self.joint = joint
+        self.joint, self._routes = joint, dict[str, Routes]()
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
@@ -70,10 +70,13 @@ class Bench:
         """Where a router sends the images of a split, which the base decides; None where that is not asked for."""
         if not self.joint:
             return None
-        suite = self.base.suite
-        limit, images = self.plan.adapt, [images_of(suite, part) for part in ("adapt", split)]
-        key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
-        return routes(suite, split, self.base.store.get(key, lambda: routed(self.exact, suite, split, limit)))
+        if split not in self._routes:
+            suite, limit = self.base.suite, self.plan.adapt
+            images = [images_of(suite, part) for part in ("adapt", split)]
+            key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
+            sent = self.base.store.get(key, lambda: routed(self.exact, suite, split, limit))
+            self._routes[split] = routes(suite, split, sent)
+        return self._routes[split]
 
     @cached_property
     def plan(self) -> CachePlan:
