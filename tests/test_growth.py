@@ -39,7 +39,10 @@ TRAINED = {**asdict(TrainingConfig(steps=4)), "rungs": [2]}
 
 
 def scores(chance: random.Random) -> Scores:
-    return {task: Score(chance.randint(30, 80), chance.randint(30, 80), 80) for task in TASKS}
+    return {
+        task: Score(chance.randint(30, 80), chance.randint(30, 80), 80, joint=chance.randint(30, 100) / 80)
+        for task in TASKS
+    }
 
 
 def drawn(number: int, chance: random.Random) -> Record:
@@ -60,7 +63,8 @@ def drawn(number: int, chance: random.Random) -> Record:
 
 def study(trials: list[Record], select: str) -> StudyRecord:
     models = {
-        name: {task: Score(right, right, 80) for task in TASKS} for name, right in (("merged", 40), ("individual", 78))
+        name: {task: Score(right, right, 80, joint=right / 80) for task in TASKS}
+        for name, right in (("merged", 40), ("individual", 78))
     }
     return StudyRecord(
         name="s", suite="odd", note="", base="b", base_fingerprint="f", protocol="fair", select=select, tasks=TASKS,
@@ -129,7 +133,7 @@ def looked_up(extra_params: int, known: list[Record], merged: Scores, select: st
 @given(seed=st.integers(0, 10**6), select=st.sampled_from(sorted(OBJECTIVES)))
 def test_bars_that_are_kept_up_are_those_of_a_look_at_all_trials(seed: int, select: str) -> None:
     chance = random.Random(seed)
-    merged = {task: Score(40, 40, 80) for task in TASKS}
+    merged = {task: Score(40, 40, 80, joint=0.5) for task in TASKS}
     heard, known = Known(merged, select), dict[int, Record]()
     trials = [drawn(number, chance) for number in range(30)]
     for trial in (trial for trial in trials if trial.state in ENDED):

@@ -39,7 +39,8 @@ HOSTILE = '</script><img src=x onerror="alert(1)"><!-- <script> https://evil.exa
 
 
 def scores(correct: int, agreeing: int | None = None) -> dict[str, Score]:
-    return {task: Score(correct, correct if agreeing is None else agreeing, 100) for task in TASKS}
+    agree = correct if agreeing is None else agreeing
+    return {task: Score(correct, agree, 100, joint=correct / 100) for task in TASKS}
 
 
 def trial(number: int, correct: int, extra_params: int, **more: Any) -> Record:
@@ -140,8 +141,8 @@ def test_the_hypervolume_never_falls_as_trials_come_in() -> None:
 
 def uneven(number: int, extra_params: int, *correct: int, test: Mapping[str, int] | None = None) -> Record:
     """A trial that is right on so many of 100 images of each of TASKS, and on `test` for some of them."""
-    own = {task: Score(right, right, 100) for task, right in zip(TASKS, correct, strict=True)}
-    tested = {task: Score(right, right, 100) for task, right in (test or {}).items()}
+    own = {task: Score(right, right, 100, joint=right / 100) for task, right in zip(TASKS, correct, strict=True)}
+    tested = {task: Score(right, right, 100, joint=right / 100) for task, right in (test or {}).items()}
     training = {"learning_rate": 0.01, "steps": 60}
     return trial(number, 0, extra_params, rungs=(Rung(60, 3.0, own),), training=training, test=tested)
 

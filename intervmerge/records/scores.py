@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ def images_known(scores: Scores) -> list[str]:
 
 def joint_accuracy(scores: Scores) -> float:
     """Share of images that are right among the classes of all tasks, behind a router, mean over tasks, 0..1; NaN
-    without scores, or where it was not measured."""
-    shares = [float("nan") if counts.joint is None else counts.joint for counts in scores.values()]
-    return fmean(shares) if shares else float("nan")
+    without scores.
+
+    Raises:
+        TypeError: it was not measured.
+    """
+    return fmean(cast(float, counts.joint) for counts in scores.values()) if scores else float("nan")
 
 
 JOINT = "joint_accuracy"

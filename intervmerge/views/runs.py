@@ -150,11 +150,14 @@ class Runs:
         )
 
     def sync(self, study: StudyRecord) -> None:
-        """Write what is not written yet: ended trials, who is on the front now, the growth of the front."""
+        """Write what is not written yet: ended trials, who is on the front now, the growth of the front.
+
+        What was asked again and not trained again is no run: in a long search there are more of these than of others.
+        """
         for trial in study.trials[self._written :]:
-            if trial.state != "running" and trial.number not in self.children:
+            if trial.state not in ("running", "duplicate") and trial.number not in self.children:
                 self._child(study, trial)
-        while self._written < len(study.trials) and study.trials[self._written].number in self.children:
+        while self._written < len(study.trials) and self._is_written(study.trials[self._written]):
             self._written += 1
         front = {trial.number for trial in study.front}
         for number in sorted(front ^ self._front):
@@ -165,12 +168,13 @@ class Runs:
             self._log_steps(self.parent, {}, {step: growth(study, step) for step in range(self._steps + 1, last + 1)})
             self._steps = last
 
+    def _is_written(self, trial: Record) -> bool:
+        return trial.state == "duplicate" or trial.number in self.children
+
     def _child(self, study: StudyRecord, trial: Record) -> None:
         tags = {PARENT: self.parent, NUMBER: str(trial.number), "mlflow.runName": f"trial {trial.number}",
                 "state": trial.state, "on_front": "false", "protocol": study.protocol,
                 "engine": trial.engine, "measured_by": trial.measured_by}  # fmt: skip
-        if trial.duplicate_of is not None:
-            tags["duplicate_of"] = str(trial.duplicate_of)
         if trial.error:
             tags["error"] = trial.error.strip()[-4000:]
         run_id = str(self._client.create_run(self._experiment, tags=tags).info.run_id)
