@@ -1,6 +1,7 @@
 """Record every configuration of a finite space on mini8, a stand-in: what search_efficiency.py beside it replays.
 
-    python tests/benchmarks/record_trials.py [--space recorded] [--seeds 0 1 2] [--workers 2] [--work FOLDER]
+    python tests/benchmarks/record_trials.py [--space recorded] [--base RULE] [--seeds 0 1 2] [--workers 2]
+        [--work FOLDER] [--out FILE]
 
 Each configuration is trained with each seed by the class stream, and measured by it on validation at every rung and on
 test at the end (an approximation: see the class stream's own error in tests/benchmarks/sameness.py). A search never
@@ -16,7 +17,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,15 @@ def write(bench: Bench, space: Space, done: list[Job], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="recorded")
+    parser.add_argument("--base", metavar="RULE", help="another base than the space's, with the rule's own settings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=cache_folder() / "recorded")
+    parser.add_argument("--out", type=Path, default=PATH)
     chosen = parser.parse_args()
     space = read_space(chosen.space)
+    if chosen.base:
+        space = replace(space, bases=({"rule": chosen.base},))
     first, second = benches(space)
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
@@ -187,8 +192,8 @@ def main() -> None:
                 rate = (time.perf_counter() - began) / number
                 print(f"{number} of {len(left)}, {rate:.2f} s each, {rate * (len(left) - number) / 60:.0f} min left",
                       flush=True)  # fmt: skip
-    write(first, space, done, PATH)
-    print(f"{PATH}: {len(done)} trials")
+    write(first, space, done, chosen.out)
+    print(f"{chosen.out}: {len(done)} trials")
 
 
 if __name__ == "__main__":
