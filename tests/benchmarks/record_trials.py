@@ -168,7 +168,7 @@ def main() -> None:
     chosen = parser.parse_args()
     space = read_space(chosen.space)
     if chosen.base:
-        space = replace(space, bases=({"rule": chosen.base},))
+        space = replace(space, base={"rule": chosen.base})
     first, second = benches(space)
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
