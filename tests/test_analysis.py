@@ -17,7 +17,7 @@ from intervmerge.records.scores import Score
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.references import references
+from intervmerge.trial.scoring.references import references
 
 CUTS = range(SHAPE.blocks + 1)
 

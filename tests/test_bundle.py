@@ -32,9 +32,9 @@ from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Suite, SuiteFile, TaskFile, zero_shot
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import measure_student
-from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, run_trial
+from intervmerge.trial.scoring.evaluate import measure_student
+from intervmerge.trial.scoring.references import references
 
 CONFIGS = (
     InterventionConfig(formula="noreft", rank=4, token="all"),

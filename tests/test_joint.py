@@ -28,8 +28,8 @@ from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.joint.routers import ROUTERS
 from intervmerge.trial.joint.routes import ROUTER
 from intervmerge.trial.joint.union import better, union_of
-from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, run_trial
+from intervmerge.trial.scoring.references import references
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format_1"
 

@@ -22,8 +22,8 @@ from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.suite import Suite, load_suite, write_yaml
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import score
 from intervmerge.trial.run import FILE, run_trial
+from intervmerge.trial.scoring.evaluate import score
 
 DIVERGING = TrainingConfig(steps=60, batch=8)
 FINITE = TrainingConfig(steps=4, batch=8)

@@ -27,6 +27,7 @@ from intervmerge.engines.caches import CachedSplit, CachePlan, Caches
 from intervmerge.errors import DiskError
 from intervmerge.machine import Machine
 from intervmerge.stores import mapped
+from intervmerge.stores.layered import LayeredStore
 from intervmerge.stores.mapped import FILLING, MANIFEST, MappedStore
 from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite
@@ -467,3 +468,21 @@ def test_a_plan_that_was_given_is_not_changed_by_one_process_whose_disk_refuses(
     given = Bench(base, "cpu", caches=MappedStore(tmp_path / "store"), plan=WHOLE)
     with pytest.raises(OSError, match="store"):
         run_trial(TrialConfig(training=TrainingConfig(steps=2, batch=8)), given)
+
+
+def test_what_a_far_store_keeps_is_not_computed_again_and_what_it_refuses_is_computed_once(tmp_path: Path) -> None:
+    computed: list[str] = []
+
+    def value() -> Tensor:
+        computed.append("again")
+        return torch.arange(3.0)
+
+    far = MappedStore(tmp_path / "far")
+    first, later = LayeredStore(InProcessStore(), far, "cpu"), LayeredStore(InProcessStore(), far, "cpu")
+    assert torch.equal(first.get("key", value), later.get("key", value))
+    assert len(computed) == 1
+    LayeredStore(InProcessStore(), far, "another device").get("key", value)
+    assert len(computed) == 2
+    refusing = LayeredStore(InProcessStore(), MappedStore(tmp_path / "small", limit=1), "cpu")
+    assert torch.equal(refusing.get("key", value), refusing.get("key", value))
+    assert len(computed) == 3

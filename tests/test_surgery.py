@@ -26,8 +26,8 @@ from intervmerge.records.study import StudyRecord
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, run_trial, rungs
+from intervmerge.trial.scoring.references import references
 
 SURGERY = InterventionConfig(formula="surgery", rank=4)
 TRAINING = TrainingConfig(steps=12, batch=16, learning_rate=1e-2)

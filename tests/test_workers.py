@@ -498,7 +498,7 @@ def test_an_error_of_its_own_comes_as_it_is_and_the_process_stays(crew: Crew, tm
 def test_what_a_crew_measures_by_task_is_what_one_process_measures_bit_for_bit(
     crew: Crew, base: MergedBase, odd: Suite
 ) -> None:
-    from intervmerge.trial.references import references
+    from intervmerge.trial.scoring.references import references
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

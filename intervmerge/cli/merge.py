@@ -30,7 +30,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.checkpoints import write_state
     from intervmerge.trial.bench import Bench
-    from intervmerge.trial.references import references
+    from intervmerge.trial.scoring.references import references
     from intervmerge.views.terminal.tables import print_scores
 
     bench = Bench(base, chosen.device, plan=NO_CACHES)

@@ -18,8 +18,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Rebuild, and print the front."""
     from intervmerge.mlflow_uris import check_uri
     from intervmerge.search.views.again import report_again
-    from intervmerge.views.screen import Screen
     from intervmerge.views.terminal.fronts import print_front
+    from intervmerge.views.terminal.screen import Screen
 
     if chosen.mlflow is not None:
         check_uri(chosen.mlflow)

@@ -88,8 +88,8 @@ def run(chosen: argparse.Namespace) -> int:
 def _search(prepared: Prepared, quiet: bool) -> int:
     from intervmerge.search.run import search
     from intervmerge.search.watch import Silence
-    from intervmerge.views.screen import Screen
     from intervmerge.views.terminal.fronts import print_front
+    from intervmerge.views.terminal.screen import Screen
 
     screen = Silence() if quiet else Screen()
     try:

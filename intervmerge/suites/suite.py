@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -139,7 +139,10 @@ class Suite:
     def teacher(self, task: str) -> str:
         """Hash of what decides a teacher's features of given images: its architecture, normalisation and weights."""
         file = self.file.tasks[self.task_names.index(self.task(task).name)]
-        weights = [file.finetuned] if file.finetuned else [self.file.pretrained, str(file.task_vector)]
+        return self.model([file.finetuned] if file.finetuned else [self.file.pretrained, str(file.task_vector)])
+
+    def model(self, weights: Sequence[str]) -> str:
+        """Hash of what decides the features of given images by a model of these files of suite.yaml."""
         content = [self.hashes[path] for path in weights]
         return hashlib.sha256(repr((self.architecture, self.file.normalization, content)).encode()).hexdigest()[:16]
 

@@ -21,14 +21,15 @@ from intervmerge.interventions import Interventions, Placement, place
 from intervmerge.machine import Machine, find_device
 from intervmerge.records.circumstances import ALL, NOTHING_KEPT, Circumstances
 from intervmerge.records.scores import Score
+from intervmerge.stores.layered import LayeredStore
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.stores.spared import SparedStore
 from intervmerge.stores.store import InProcessStore, Store
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.evaluate import measure_student, teacher_features
 from intervmerge.trial.joint import Routes, routed, routes
 from intervmerge.trial.lesson import LOSSES, Lesson, block_targets
 from intervmerge.trial.lesson.moments import Moments, moments, unseen
+from intervmerge.trial.scoring.evaluate import measure_student, teacher_features
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,13 @@ class Bench:
         self.encoder = base.suite.encoder(base.state, base.rule).to(self.device)
         self._store, self._plan, self.alive = caches or InProcessStore(), plan, alive
         self.joint, self._routes = joint, dict[str, Routes]()
+        threads = "" if self.device.type == "cuda" else f" {torch.get_num_threads()}"
+        self.kept = LayeredStore(base.store, self._store, f"{self.device.type} torch {torch.__version__}{threads}")
+        """What is computed once for suite and base: in this process, and for all of a machine where caches are."""
 
     def teachers(self, split: str) -> dict[str, Tensor]:
         """Features of the fine-tuned models by task, [images, features]."""
-        return teacher_features(self.base.suite, split, self.base.store, self.device)
+        return teacher_features(self.base.suite, split, self.kept, self.device)
 
     def routes(self, split: str) -> Routes | None:
         """Where a router sends the images of a split, which the base decides; None where that is not asked for."""
@@ -74,7 +78,7 @@ class Bench:
             suite, limit = self.base.suite, self.plan.adapt
             images = [images_of(suite, part) for part in ("adapt", split)]
             key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
-            sent = self.base.store.get(key, lambda: routed(self.exact, suite, split, limit))
+            sent = self.kept.get(key, lambda: routed(self.exact, suite, split, limit))
             self._routes[split] = routes(suite, split, sent)
         return self._routes[split]
 

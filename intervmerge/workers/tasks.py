@@ -24,9 +24,9 @@ from intervmerge.settings import read_settings
 from intervmerge.stores.store import InProcessStore
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrialConfig
-from intervmerge.trial.evaluate import teacher_features
-from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE, rungs
+from intervmerge.trial.scoring.evaluate import teacher_features
+from intervmerge.trial.scoring.references import references
 from intervmerge.trial.sweep.wide import Weighed, weigh
 from intervmerge.watchdog.faults import is_out_of_memory
 from intervmerge.workers.luggage import Luggage, at_hand
@@ -35,9 +35,7 @@ from intervmerge.workers.seat import LESS, Seat
 
 def features(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Tensor]:
     """What a teacher says of a split of its own task, by the key that all processes share it under."""
-    found = InProcessStore()
-    teacher_features(bench.base.suite, split, found, bench.device, [task])
-    return found.tensors
+    return _kept(bench, lambda: teacher_features(bench.base.suite, split, bench.kept, bench.device, [task]))
 
 
 def lesson(bench: Bench, seat: Seat) -> dict[str, Tensor]:

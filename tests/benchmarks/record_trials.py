@@ -39,8 +39,8 @@ from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import load_suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
-from intervmerge.trial.references import references
 from intervmerge.trial.run import rungs
+from intervmerge.trial.scoring.references import references
 
 Job = dict[str, Any]
 """A configuration, its training, and a seed, as plain values."""

@@ -46,7 +46,7 @@ from intervmerge.study.journal import Journal
 from intervmerge.study.journal_file import JournalFile
 from intervmerge.study.study import Study
 from intervmerge.views import runs
-from intervmerge.views.screen import Screen
+from intervmerge.views.terminal.screen import Screen
 from intervmerge.watchdog.pulse import Beating
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.seat import Seat

@@ -14,7 +14,7 @@ from intervmerge.merging import State
 from intervmerge.records.scores import Score
 from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite
-from intervmerge.trial.evaluate import measure, measure_encoders, teacher_features
+from intervmerge.trial.scoring.evaluate import measure, measure_encoders, teacher_features
 
 Accuracies = Mapping[str, float]
 """Task to share of images that are right, 0..1."""

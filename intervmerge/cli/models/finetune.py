@@ -66,7 +66,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.training.methods.lora import Lora
     from intervmerge.training.methods.table import METHODS
     from intervmerge.training.recipe import Recipe
-    from intervmerge.views.screen import Screen
+    from intervmerge.views.terminal.screen import Screen
 
     method, options = read_method(chosen.method)
     if chosen.adapter is not None:
@@ -114,7 +114,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _each(chosen: argparse.Namespace, suite: Suite, recipe: Recipe, method: str, options: Mapping[str, Any]) -> int:
     from intervmerge.training.sibling import finetune_each
-    from intervmerge.views.screen import Screen
+    from intervmerge.views.terminal.screen import Screen
 
     if chosen.adapter is not None:
         raise ConfigError("--adapter", "--task each", "an adapter is of one model", "one task")

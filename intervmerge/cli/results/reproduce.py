@@ -62,8 +62,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Make the target, print it, and say where it is."""
     from intervmerge.paper.targets import TARGETS
     from intervmerge.search.watch import Silence
-    from intervmerge.views.screen import Screen
     from intervmerge.views.terminal import Terminal
+    from intervmerge.views.terminal.screen import Screen
 
     target = lookup(TARGETS, chosen.target, "TARGET")
     order = order_of(chosen)

@@ -41,7 +41,7 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.remote.copies import shown
     from intervmerge.search.views.again import front_page
     from intervmerge.study.remote import brought
-    from intervmerge.views.screen import Screen
+    from intervmerge.views.terminal.screen import Screen
 
     port = free_port(chosen.port)
     folder = newest() if chosen.study is None else brought(chosen.study)

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Show the search until it ends, then the front."""
     from intervmerge.search.views.following import follow
-    from intervmerge.views.screen import Screen
     from intervmerge.views.terminal.fronts import print_front
+    from intervmerge.views.terminal.screen import Screen
 
     screen = Screen()
     try:

@@ -95,7 +95,7 @@ def _table(folder: Path) -> int:
     from intervmerge.engines.caches import NO_CACHES
     from intervmerge.suites.suite import load_suite
     from intervmerge.trial.bench import Bench
-    from intervmerge.trial.references import references
+    from intervmerge.trial.scoring.references import references
     from intervmerge.trial.sweep import best, sweep
     from intervmerge.views.terminal.tables import print_scores, print_sweep
 

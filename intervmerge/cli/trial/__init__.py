@@ -34,8 +34,8 @@ def run(chosen: argparse.Namespace) -> int:
     from intervmerge.machine import Machine, cache_folder
     from intervmerge.stores.mapped import MappedStore
     from intervmerge.trial.bench import Bench
-    from intervmerge.trial.references import references
     from intervmerge.trial.run import run_trial
+    from intervmerge.trial.scoring.references import references
     from intervmerge.views.terminal.tables import print_scores
 
     machine = Machine(

@@ -10,6 +10,7 @@ from types import TracebackType
 from intervmerge.bases.merged import MergedBase
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.interventions import Interventions
+from intervmerge.machine import Machine, cache_folder
 from intervmerge.paper.order import Order
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.run import run_search
@@ -17,12 +18,13 @@ from intervmerge.search.watch import Watcher
 from intervmerge.session.session import only_gpu, ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
+from intervmerge.stores.mapped import MappedStore
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.layout import JOURNAL, trial_folder
 from intervmerge.study.study import Study, load_study
 from intervmerge.trial.bench import Bench
-from intervmerge.trial.references import references
 from intervmerge.trial.run import FILE
+from intervmerge.trial.scoring.references import references
 
 
 class Grids(AbstractContextManager["Grids"]):
@@ -86,7 +88,9 @@ class Grids(AbstractContextManager["Grids"]):
         )
         base = study.base()
         if base.fingerprint not in self._benches:
-            self._benches = {base.fingerprint: Bench(base, order.device, plan=NO_CACHES)}  # one at a time in memory
+            machine = Machine(device=order.device)
+            kept = MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes)  # what teachers say, by content
+            self._benches = {base.fingerprint: Bench(base, machine, caches=kept, plan=NO_CACHES)}  # one at a time
         measure_on_test(folder, self._benches[base.fingerprint])
         return is_made(folder, trials)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,18 +32,47 @@ def teacher_features(
         NotFiniteError: a feature is infinite or NaN; it is not kept.
     """
 
-    def compute(task: Task) -> Tensor:
-        encoder = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
-        found = suite.features(encoder, task.splits[split].pixels).cpu()
+    def encoder(task: Task) -> Encoder:
+        return suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
+
+    return {
+        task.name: kept_features(suite, task, split, suite.teacher(task.name), encoder, store, device)
+        for task in suite.tasks
+        if tasks is None or task.name in tasks
+    }
+
+
+def kept_features(
+    suite: Suite,
+    task: Task,
+    split: str,
+    model: str,
+    encoder: Callable[[Task], Encoder],
+    store: Store,
+    device: torch.device,
+) -> Tensor:
+    """Features of a task's images by a model that no base changes [images, features], fp32, on `device`; kept by what
+    decides them, under whatever name.
+
+    Args:
+        suite: whose images.
+        task: of the suite.
+        split: of the task.
+        model: hash of it, as Suite.model gives.
+        encoder: makes it, where it is not known what it says.
+        store: where it is kept.
+        device: where it is computed.
+
+    Raises:
+        NotFiniteError: a feature is infinite or NaN; it is not kept.
+    """
+
+    def compute() -> Tensor:
+        found = suite.features(encoder(task), task.splits[split].pixels).cpu()
         check_finite(found, "the teacher's features", f"task {task.name}, {split}")
         return found
 
-    found = {}
-    for task in (task for task in suite.tasks if tasks is None or task.name in tasks):
-        images = task.splits[split].fingerprint
-        key = f"{suite.teacher(task.name)}/{images}/{device.type}"  # by content, under whatever name
-        found[task.name] = store.get(key, partial(compute, task)).to(device)
-    return found
+    return store.get(f"{model}/{task.splits[split].fingerprint}/{device.type}", compute).to(device)
 
 
 def score(task: Task, split: str, features: Tensor, teacher: Tensor) -> Score:
@@ -134,7 +162,11 @@ def measure_encoders(
     """Score a whole model for these tasks, or all: the pre-trained or multi-task one for all, or each its own."""
 
     def found(row: int, index: Tensor) -> Tensor:
-        model = encoder(suite.tasks[row])
-        return torch.cat([suite.features(model, pixels_of(suite, split, part)) for part in index.split(CHUNK)])
+        return encoded(suite, split, encoder(suite.tasks[row]), index)
 
     return measure(suite, split, teachers, found, tasks, routes)
+
+
+def encoded(suite: Suite, split: str, encoder: Encoder, index: Tensor) -> Tensor:
+    """Features [images, features] of images of a split by their numbers, by a whole model, a few at a time."""
+    return torch.cat([suite.features(encoder, pixels_of(suite, split, part)) for part in index.split(CHUNK)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
@@ -22,10 +21,6 @@ from intervmerge.records.record import ENDED, Record
 from intervmerge.records.scores import Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.views.terminal import Terminal
-
-if TYPE_CHECKING:
-    pass
-
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, a line of progress is printed at most so often."""
