@@ -122,10 +122,10 @@ def _unwritable(target: object, error: Exception) -> ConfigError:
 
 
 def _json(file: BundleFile) -> str:
-    """As text, without which images were right: that is the study's affair."""
+    """As text, without which images were right, and behind which router: that is the study's affair."""
     values = asdict(file)
     for score in (*values["validation"].values(), *values["test"].values()):
-        del score["right"]
+        del score["right"], score["joint"]
     return json.dumps(values, indent=2, ensure_ascii=False)
 
 
