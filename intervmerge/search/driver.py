@@ -177,7 +177,7 @@ class Driver:
             allowed = "a smaller --step-gib, or more memory; the same command goes on from here"
             raise IntervMergeError("Ray", got, "no node runs out of memory", allowed) from error
         self._roster = replace(self._roster, workers=self._roster.workers - 1)
-        self._watch.phase(f"memory ran out, so {self._roster.words} go on: {got}")
+        self._watch.phase(f"memory ran out, so {self._roster.words} from here on: {got}")
 
     def _train(self, missing: int, views: Views) -> OutOfMemoryError | None:
         """Train until nothing is missing, or time is up; or what Ray said as it ended a worker for want of memory."""
