@@ -16,9 +16,9 @@ def place_of(suite: str, method: str) -> Path:
         suite: a packaged one's name, or a path.
         method: a row of training's METHODS.
     """
-    path = Path(suite)
-    if suite in packaged() and (own := packaged().get(f"{suite}-{method}")):
+    if own := packaged().get(f"{suite}-{method}"):
         return own.parent
+    path = Path(suite)
     return Path(f"{path.parent if path.name == 'suite.yaml' else path}-{method}")
 
 

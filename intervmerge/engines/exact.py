@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from intervmerge.engines.caches import Caches
 from intervmerge.engines.computing import autocast, embedded
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import Edit, Encoder
-from intervmerge.suites.suite import Suite
+from intervmerge.suites.suite import CHUNK, Suite
 
 SAVED = 18
 """Numbers that one token of one block keeps for the backward pass, in widths: what two layer norms, the attention and
@@ -110,6 +110,26 @@ def edit_of(interventions: Interventions, lead: Sequence[int], rows: Sequence[in
         return z.index_add(2, index, delta).flatten(0, 1)
 
     return edit
+
+
+def features_of(
+    engine: Engine,
+    interventions: Interventions | None,
+    split: str,
+    index: Tensor,
+    row: int | None = None,
+    alive: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Features [images, features] of images by their numbers [images], CHUNK at a time; no gradients.
+
+    `row` of the interventions is the images' own; `alive` is called after every part.
+    """
+    rows, found = None if row is None else [row], []
+    with torch.no_grad():
+        for part in index.split(CHUNK):
+            found.append(features(engine, interventions, Batch(split, part[None]), rows)[0])
+            alive()
+    return torch.cat(found)
 
 
 def features(

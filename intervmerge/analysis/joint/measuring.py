@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from intervmerge.engines.batches import Batch, sizes
-from intervmerge.engines.exact import features
+from intervmerge.engines.batches import numbers
+from intervmerge.engines.exact import features_of
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
-from intervmerge.suites.suite import CHUNK, Task, zero_shot
+from intervmerge.suites.suite import Task, zero_shot
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.joint.routers import ROUTERS
 from intervmerge.trial.joint.union import Union, better, union_of
@@ -97,16 +96,11 @@ def _taken(logits: Tensor, route: Tensor) -> Tensor:
 
 def _features(bench: Bench, interventions: Interventions | None, split: str, student: str = "") -> list[Tensor]:
     """Features of every task's images by the base, or by one task's interventions: [images, features] each."""
-    counts, device = sizes(bench.base.suite, split), bench.device
-    rows = [] if interventions is None else [[name for name, _ in interventions.rows].index(student)]
-    edits = None if interventions is None else interventions.to(device)
-    starts, found = list(accumulate(counts.values(), initial=0)), []
-    with torch.no_grad():
-        for place, task in enumerate(counts):
-            parts = torch.arange(starts[place], starts[place + 1]).split(CHUNK)
-            own = [features(bench.exact, edits, Batch(split, part[None]), rows or None)[0] for part in parts]
-            found.append(torch.cat(own))
-            check_finite(found[-1].square().sum(-1), "features and their squared lengths", f"task {task}, {split}")
+    row = None if interventions is None else [name for name, _ in interventions.rows].index(student)
+    edits, found = None if interventions is None else interventions.to(bench.device), []
+    for task, own in numbers(bench.base.suite, split).items():
+        found.append(features_of(bench.exact, edits, split, own, row))
+        check_finite(found[-1].square().sum(-1), "features and their squared lengths", f"task {task}, {split}")
     return found
 
 

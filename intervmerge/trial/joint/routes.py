@@ -12,9 +12,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from intervmerge.engines.batches import Batch, numbers, shuffled, sizes
-from intervmerge.engines.exact import Engine, features
-from intervmerge.suites.suite import CHUNK, Suite
+from intervmerge.engines.batches import numbers, shuffled, sizes
+from intervmerge.engines.exact import Engine, features_of
+from intervmerge.suites.suite import Suite
 from intervmerge.trial.joint.routers import ROUTERS
 from intervmerge.trial.joint.union import Union, union_of
 
@@ -74,8 +74,8 @@ def routed(engine: Engine, suite: Suite, split: str, limit: int | None = None) -
         limit: images of `adapt` a task, at most: those that training takes.
     """
     learnt = [own[shuffled(task, len(own), limit)] for task, own in numbers(suite, "adapt").items()]
-    router = ROUTERS[ROUTER](suite.tasks, [_base(engine, "adapt", own) for own in learnt])
-    seen = [_base(engine, split, own) for own in numbers(suite, split).values()]
+    router = ROUTERS[ROUTER](suite.tasks, [features_of(engine, None, "adapt", own) for own in learnt])
+    seen = [features_of(engine, None, split, own) for own in numbers(suite, split).values()]
     return torch.cat([router.route(own, own.new_empty(0)).cpu() for own in seen])
 
 
@@ -88,8 +88,3 @@ def routes(suite: Suite, split: str, tasks: Tensor) -> Routes:
         right.append(union.right(task.name, labels))
     weight = [torch.full((count,), 1 / count, dtype=torch.float64) for count in sizes(suite, split).values()]
     return Routes(tasks, torch.cat(right), torch.cat(weight), union)
-
-
-def _base(engine: Engine, split: str, index: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([features(engine, None, Batch(split, part[None]))[0] for part in index.split(CHUNK)])

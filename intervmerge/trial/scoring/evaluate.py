@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from intervmerge.engines.batches import Batch, numbers
+from intervmerge.engines.batches import numbers
 from intervmerge.engines.computing import pixels_of
-from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.exact import Engine, features_of
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
@@ -36,7 +36,7 @@ def teacher_features(
         return suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
 
     return {
-        task.name: kept_features(suite, task, split, suite.teacher(task.name), encoder, store, device)
+        task.name: kept_features(suite, task, split, "the teacher", suite.teacher(task.name), encoder, store, device)
         for task in suite.tasks
         if tasks is None or task.name in tasks
     }
@@ -46,6 +46,7 @@ def kept_features(
     suite: Suite,
     task: Task,
     split: str,
+    whose: str,
     model: str,
     encoder: Callable[[Task], Encoder],
     store: Store,
@@ -58,6 +59,7 @@ def kept_features(
         suite: whose images.
         task: of the suite.
         split: of the task.
+        whose: the model, in words.
         model: hash of it, as Suite.model gives.
         encoder: makes it, where it is not known what it says.
         store: where it is kept.
@@ -69,7 +71,7 @@ def kept_features(
 
     def compute() -> Tensor:
         found = suite.features(encoder(task), task.splits[split].pixels).cpu()
-        check_finite(found, "the teacher's features", f"task {task.name}, {split}")
+        check_finite(found, f"{whose}'s features", f"task {task.name}, {split}")
         return found
 
     return store.get(f"{model}/{task.splits[split].fingerprint}/{device.type}", compute).to(device)
@@ -141,12 +143,7 @@ def measure_student(
     """
 
     def found(row: int, index: Tensor) -> Tensor:
-        parts = []
-        with torch.no_grad():
-            for part in index.split(CHUNK):
-                parts.append(features(engine, interventions, Batch(split, part[None]), [row])[0])
-                alive()
-        return torch.cat(parts)
+        return features_of(engine, interventions, split, index, row, alive)
 
     return measure(suite, split, teachers, found, tasks, routes)
 

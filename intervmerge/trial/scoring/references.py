@@ -38,21 +38,25 @@ def references(bench: Bench, split: str, tasks: Collection[str] | None = None) -
         state = combine(suite.pretrained, {"multi-task": suite.multitask}, 1.0)
         return suite.encoder(state, "multi-task").to(device)
 
-    def scored(model: Callable[[Task], str], encoder: Callable[[Task], Encoder]) -> dict[str, Score]:
+    def scored(whose: str, model: Callable[[Task], str], encoder: Callable[[Task], Encoder]) -> dict[str, Score]:
         """By features that are kept; of images of other tasks, which a router sends, by new ones."""
         images = numbers(suite, split)
 
         def found(row: int, index: Tensor) -> Tensor:
             task = suite.tasks[row]
             if torch.equal(index, images[task.name]):
-                return kept_features(suite, task, split, model(task), encoder, bench.kept, device)
+                return kept_features(suite, task, split, whose, model(task), encoder, bench.kept, device)
             return encoded(suite, split, encoder(task), index)
 
         return measure(suite, split, teachers, found, tasks, routes)
 
     file = suite.file
-    scores = {"pre-trained": scored(lambda task: suite.model([file.pretrained]), lambda task: pretrained())}
+    scores = {
+        "pre-trained": scored(
+            "the pre-trained model", lambda task: suite.model([file.pretrained]), lambda task: pretrained()
+        )
+    }
     if file.multitask is not None:
         both = [file.pretrained, file.multitask]
-        scores["multi-task"] = scored(lambda task: suite.model(both), lambda task: multitask())
-    return {**scores, "individual": scored(lambda task: suite.teacher(task.name), own)}
+        scores["multi-task"] = scored("the multi-task model", lambda task: suite.model(both), lambda task: multitask())
+    return {**scores, "individual": scored("the teacher", lambda task: suite.teacher(task.name), own)}
