@@ -21,6 +21,7 @@ from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan
 from intervmerge.errors import IntervMergeError
 from intervmerge.machine import Machine
 from intervmerge.records.record import Record
+from intervmerge.records.scores import JOINT
 from intervmerge.records.stopping.ending import Stopping
 from intervmerge.search.bases.searcher import BasesSearcher
 from intervmerge.search.bases.shelf import Shelf
@@ -115,16 +116,19 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._tensors = {**self._tensors, **lessons(crew)}
         self._fill(crew)
-        self._route(crew, "validation")
         crew.sit(self._roster.seat, self._tensors)
+        self._route(crew, "validation")
         self._compare(crew, "validation")
 
     def _route(self, crew: Crew, split: str) -> None:
         """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
+        if self._plan.select != JOINT:
+            return
         found = routings(crew, split)
         for tasks in found.values():
             self._watch.phase(words(self._suite, split, tasks))
         self._tensors = {**self._tensors, **found}
+        crew.sit(self._roster.seat, self._tensors)
 
     def _fill(self, crew: Crew) -> None:
         """Fill the caches; where the disk refuses, nothing is kept: trials are slower, and no less right."""
@@ -275,5 +279,4 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         fill_caches(crew, ("test",), self._watch.progress, self._here)
         self._route(crew, "test")
-        crew.sit(self._roster.seat, self._tensors)
         self._compare(crew, "test")

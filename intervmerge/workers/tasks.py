@@ -44,7 +44,7 @@ def lesson(bench: Bench, seat: Seat) -> dict[str, Tensor]:
 
 
 def routing(bench: Bench, seat: Seat, split: str) -> dict[str, Tensor]:
-    """Where images of a split are sent, by the key that all processes share it under; nothing, if no one asks."""
+    """Where images of a split are sent, by the key that all processes share it under."""
     return _kept(bench, lambda: bench.routes(split))
 
 
