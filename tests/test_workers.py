@@ -25,6 +25,7 @@ import ray
 import torch
 from faults import is_zombie
 from odd_suite import SHAPE, write_odd_suite
+from ray._private import services
 from ray.exceptions import ObjectLostError, RayTaskError
 from ray.tune.utils.util import flatten_dict
 from torch import Tensor
@@ -562,6 +563,15 @@ def test_an_address_that_takes_calls_and_says_nothing_is_refused_within_seconds(
 def test_auto_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"--address: got 127\.0\.0\.1:1"), joined("auto"):
+        pass
+
+
+def test_auto_is_refused_where_no_ray_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Ray looks among all processes of the machine, where another test's Ray would be found.
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
+    with pytest.raises(ConfigError, match=r"--address: got auto.*a Ray cluster runs on this machine"), joined("auto"):
         pass
 
 
