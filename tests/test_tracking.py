@@ -273,8 +273,10 @@ def test_a_pair_of_trial_and_task_is_measured_on_test_once() -> None:
     dominated = uneven(2, 3_000, 40, 90)  # its flags are the best, and its mean is below trial 1's
     record = study(uneven(0, 400, 70, 50), uneven(1, 2_000, 60, 80), dominated)
     assert record.untested == {0: ["digits", "flags"], 1: ["digits", "flags"], 2: ["flags"]}
+    assert record.left_to_test(every=True) == {n: ["digits", "flags"] for n in range(3)}
     after = measured(record)
     assert after.untested == {}
+    assert after.left_to_test(every=True) == {2: ["digits"]}
     assert (after.tested(after.trials[2]), set(after.trials[2].test)) == ({}, {"flags"})
     more = replace(after, trials=[*after.trials[:2], after.trials[2], uneven(3, 9_000, 90, 95)])
     assert more.untested == {3: ["digits", "flags"]}

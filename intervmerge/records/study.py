@@ -187,6 +187,15 @@ class StudyRecord:
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         return {number: [task for of, task in missing if of == number] for number, _ in missing}
 
+    def left_to_test(self, every: bool) -> dict[int, list[str]]:
+        """What is untested; of every complete trial, where a table shows all of them."""
+        untested = self.untested
+        for trial in self.complete if every else []:
+            known = set(trial.test) - set(untested.get(trial.number, ()))
+            if missing := [task for task in self.tasks if task not in known]:
+                untested[trial.number] = missing
+        return untested
+
     @property
     def untested_bases(self) -> list[BareBase]:
         """The best bare base, and those of the front and of the listed mixtures, that were not measured on `test`."""

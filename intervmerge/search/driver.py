@@ -264,11 +264,11 @@ class Driver:
         repeats = bool(record.unrepeated) and not running
         if record.unrepeated and running:
             self._watch.phase("error bars come when all trials have ended, with the same command")
-        if not repeats and not record.untested and not record.untested_bases:
+        if not repeats and not record.left_to_test(self._plan.test_all) and not record.untested_bases:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
-            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here)
+            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here, self._plan.test_all)
             if repeats:
                 final.repeat()
             final.measure()

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from intervmerge.bases.merged import MergedBase
-from intervmerge.engines.caches import NO_CACHES
-from intervmerge.interventions import Interventions
-from intervmerge.machine import Machine, cache_folder
 from intervmerge.paper.order import Order
-from intervmerge.records.study import StudyRecord
 from intervmerge.search.run import run_search
 from intervmerge.search.watch import Watcher
 from intervmerge.session.session import only_gpu, ray_session
-from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
-from intervmerge.stores.mapped import MappedStore
-from intervmerge.study.journal import Journal, held
-from intervmerge.study.layout import JOURNAL, trial_folder
-from intervmerge.study.study import Study, load_study
-from intervmerge.trial.bench import Bench
-from intervmerge.trial.run import FILE
-from intervmerge.trial.scoring.references import references
+from intervmerge.study.journal import Journal
+from intervmerge.study.layout import JOURNAL
+from intervmerge.study.study import load_study
 
 
 class Grids(AbstractContextManager["Grids"]):
@@ -37,7 +27,6 @@ class Grids(AbstractContextManager["Grids"]):
 
     def __init__(self, order: Order, watch: Watcher) -> None:
         self._order, self._watch, self._stack = order, watch, ExitStack()
-        self._benches: dict[str, Bench] = {}
         self._raised = False
 
     def __exit__(
@@ -73,7 +62,7 @@ class Grids(AbstractContextManager["Grids"]):
         if not self._raised:
             self._stack.enter_context(ray_session(None, order.workers or 1, only_gpu(order.device)))
             self._raised = True
-        study = run_search(
+        run_search(
             order.space_file(grid),
             watch=self._watch,
             suite=order.place,
@@ -85,13 +74,8 @@ class Grids(AbstractContextManager["Grids"]):
             workers=order.workers,
             device=order.device,
             time_budget=order.left,
+            test_all=True,
         )
-        base = study.base()
-        if base.fingerprint not in self._benches:
-            machine = Machine(device=order.device)
-            kept = MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes)  # what teachers say, by content
-            self._benches = {base.fingerprint: Bench(base, machine, caches=kept, plan=NO_CACHES)}  # one at a time
-        measure_on_test(folder, self._benches[base.fingerprint])
         return is_made(folder, trials)
 
 
@@ -115,30 +99,7 @@ def is_made(folder: Path, trials: int) -> bool:
     if journal.noted("references/validation") is None or journal.noted("references/test") is None:
         return False
     record = load_study(folder).record
-    return len(record.complete) >= trials and not untested(record)
-
-
-def untested(record: StudyRecord) -> dict[int, list[str]]:
-    """Number of a complete trial to the tasks on which it was not measured on `test`."""
-    missing = {trial.number: [task for task in record.tasks if task not in trial.test] for trial in record.complete}
-    return {number: tasks for number, tasks in missing.items() if tasks}
-
-
-def measure_on_test(folder: Path, bench: Bench) -> None:
-    """Measure every complete trial of a study on `test` by the exact forward, and keep it in the study's journal.
-
-    A table shows all its rows on `test`; nothing is chosen by it.
-    """
-    with held(folder):
-        study = Study(folder, Journal(folder, SAMPLERS["grid"](0)))
-        if study.journal.noted("references/test") is None:
-            found = {**references(bench, "test"), "merged": bench.measure(None, "test")}
-            plain = {name: {task: asdict(score) for task, score in own.items()} for name, own in found.items()}
-            study.journal.note("references/test", plain)
-        for number, tasks in untested(study.record).items():
-            interventions = Interventions.load(trial_folder(folder, number) / FILE).to(bench.device)
-            scores = bench.measure(interventions, "test", tasks=tasks)
-            study.journal.keep_test(study.record.trial(number).with_test(scores))
+    return len(record.complete) >= trials and not record.left_to_test(every=True)
 
 
 def base_of(order: Order, grid: str, rule: str, seed: int) -> MergedBase:

@@ -30,6 +30,8 @@ class Final:
     """Of the bases, where these are searched."""
     here: bool
     """Whether all workers are on this machine."""
+    test_all: bool = False
+    """Whether every complete trial is measured, or those of the fronts."""
 
     def repeat(self) -> None:
         """Train the front's trials with further seeds."""
@@ -38,9 +40,9 @@ class Final:
             repeat_finalists(self.study, self.crew, self.watch, numbers, self.left)
 
     def measure(self) -> None:
-        """Measure what the fronts take and was not measured on `test`."""
+        """Measure what was not measured on `test` yet."""
         record = self.study.record
-        untested = record.untested
+        untested = record.left_to_test(self.test_all)
         for numbers in self._on_each_base([record.trial(number) for number in untested]):
             self._pairs({number: untested[number] for number in numbers})
         self._bases()
@@ -60,7 +62,7 @@ class Final:
         """Each pair is kept as soon as it is there."""
         luggage = {number: self.left.of(number) for number in untested}
         pairs = [(number, "test", task, luggage[number]) for number, tasks in untested.items() for task in tasks]
-        phase = f"the fronts on test: {len(pairs)} pairs of trial and task"
+        phase = f"{'all trials' if self.test_all else 'the fronts'} on test: {len(pairs)} pairs of trial and task"
         self.watch.phase(phase)
         self.watch.progress(phase, 0, len(pairs))
         trials = {trial.number: trial for trial in self.study.record.trials}
