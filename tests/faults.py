@@ -37,7 +37,7 @@ from intervmerge.study.study import load_study
 from intervmerge.trial.run import FILE
 from intervmerge.views.runs import NUMBER
 
-SPACE = """\
+ONE_BASE = """\
 suite: nowhere
 base: {rule: task_arithmetic, scaling: 0.3}
 training: {steps: 120, batch: 8, rungs: [20, 60]}
@@ -48,6 +48,11 @@ intervention:
   slice_width: {choices: ["1/1", "1/6"]}
 search: {stopping: task}
 """
+BASES = ONE_BASE.replace(
+    "base: {rule: task_arithmetic, scaling: 0.3}",
+    "base: {rule: {choices: [task_arithmetic, ties_sum]}, scaling: {choices: [0.3, 0.6]}}",
+)
+"""The same, whose base is searched."""
 RUNGS = (20, 60, 120)
 FAULTS = ("actor", "locked", "disk", "server", "kills")
 PROGRAM = str(Path(sys.executable).with_name("intervmerge-search"))
@@ -176,10 +181,10 @@ class Faulty:
 
 
 @contextmanager
-def world(root: Path) -> Iterator[Callable[[str, int], Faulty]]:
+def world(root: Path, space: str = ONE_BASE) -> Iterator[Callable[[str, int], Faulty]]:
     """A suite, a space, and a place of its own for what Ray leaves behind; gives studies by name and trials."""
     write_odd_suite(root / "odd")
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(space, encoding="utf-8")
     ray = tempfile.mkdtemp(prefix="r", dir="/tmp")  # the paths of Ray's sockets must be short
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = ray
@@ -248,7 +253,8 @@ def second_search(study: Faulty) -> str:
 def violations(study: Faulty) -> list[str]:
     """What is wrong with a study that has ended; nothing should be."""
     record, wrong = load_study(study.folder).record, []
-    keys = [json.dumps([dict(t.intervention), dict(t.training), t.seed], sort_keys=True) for t in record.ended]
+    keys = [json.dumps([dict(t.base), dict(t.intervention), dict(t.training), t.seed], sort_keys=True)
+            for t in record.ended]  # fmt: skip
     if len(keys) != study.trials or len(set(keys)) != len(keys):
         wrong.append(f"{len(keys)} complete trials, {len(set(keys))} of them different, for {study.trials}")
     # an empty mask edits nothing, and is told as pruned
@@ -259,9 +265,12 @@ def violations(study: Faulty) -> list[str]:
         Interventions.load(file)
         if sha256(file.read_bytes()).hexdigest() != trial.sha256:
             wrong.append(f"trial {trial.number}: its file is not that of its record")
-        steps = tuple(rung.steps for rung in trial.rungs)
-        if steps != study.rungs[: len(steps)] or (trial.state == "stopped") != (steps != study.rungs):
+        steps, planned = tuple(rung.steps for rung in trial.rungs), study.rungs[: 1 if trial.probe else None]
+        if steps != planned[: len(steps)] or (trial.state == "stopped") != (steps != planned):
             wrong.append(f"trial {trial.number}: {trial.state} with rungs {steps}")
+    known = {base.fingerprint for base in record.measured_bases}
+    if unknown := [trial.number for trial in record.ended if trial.base_fingerprint not in {"", *known}]:
+        wrong.append(f"trials {unknown} have bases that were not measured")
     if stray := [p.name for p in (study.folder / TRIALS).glob("*/*") if p.name != FILE]:
         wrong.append(f"left behind: {sorted(stray)}")
     running = Journal(study.folder).study.get_trials(states=[optuna.trial.TrialState.RUNNING])

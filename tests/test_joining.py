@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults import SPACE as SHORT
+from faults import ONE_BASE as SHORT
 from faults import Faulty, check, descendants, is_zombie, title
 from test_ends import free_port, running, wait_for, write
 from test_two_nodes import RAY

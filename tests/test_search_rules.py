@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from faults import descendants, kill_and_resume, world
+from faults import BASES, ONE_BASE, descendants, kill_and_resume, world
 from holding import holding
 from narrow import Narrow
 from short_space import SPACE
@@ -691,9 +691,12 @@ def test_a_trial_that_hangs_is_ended_and_recorded_and_the_others_go_on(
 
 
 @pytest.mark.slow
-def test_a_search_killed_three_times_computes_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("space", "kills"), [(ONE_BASE, 3), (BASES, 2)], ids=["one_base", "bases_searched"])
+def test_a_search_that_is_killed_computes_nothing_twice_and_loses_nothing(
+    space: str, kills: int, tmp_path: Path
+) -> None:
     before = descendants(os.getpid())
-    with world(tmp_path) as study:
-        done = kill_and_resume(study("study", 6), 3, random.Random(1), print)
-    assert done == 3
+    with world(tmp_path, space) as study:
+        done = kill_and_resume(study("study", 6), kills, random.Random(1), print)
+    assert done == kills
     assert not set(descendants(os.getpid())) - set(before)
