@@ -82,8 +82,8 @@ def _claims(found: Sequence[Outcome], suite: str) -> str:
     rule = (
         f"A claim *holds* if its difference, seed by seed, is beyond {BEYOND:g} standard errors above 0; one that two "
         f"are close, if the difference and {BEYOND:g} standard errors are within {100 * CLOSE:g} point. It *does not "
-        "hold* where the same is true of the opposite, and else it *cannot be told*. Standard errors are over seeds; "
-        "those of the choice of test images come on top."
+        "hold* where the same is true of the opposite, and else it *cannot be told*. Standard errors are over seeds of "
+        "training interventions, each base being made once; those of the choice of test images come on top."
     )
     return "\n".join([*lines, "", f"{rule}{_chance(found)}", ""])
 
