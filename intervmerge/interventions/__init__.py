@@ -2,9 +2,9 @@
 
 from intervmerge.interventions.config import BLOCKS, TOKENS, InterventionConfig
 from intervmerge.interventions.formulas import FORMULAS
+from intervmerge.interventions.many import Interventions
 from intervmerge.interventions.placement import Placement, count_extra_params, extra_params, fit, place
 from intervmerge.interventions.sites import AUTO, SITES
-from intervmerge.interventions.stacked import Interventions
 
 __all__ = [
     "AUTO",
