@@ -34,8 +34,10 @@ from intervmerge.cli.main import main
 from intervmerge.engines.computing import threads
 from intervmerge.errors import BuildError, ConfigError, SuiteError
 from intervmerge.files import sha256_of
+from intervmerge.interventions import InterventionConfig
 from intervmerge.merging.lora.knots import shared_directions
 from intervmerge.merging.lora.low_rank import LowRankVector
+from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
 from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
 from intervmerge.paper.lecture.keeping import ENTRIES, known, measure
@@ -56,6 +58,9 @@ from intervmerge.training.methods.table import METHODS
 from intervmerge.training.methods.tau_jp import change
 from intervmerge.training.recipe import Recipe
 from intervmerge.training.sibling import finetune_each
+from intervmerge.trial.bench import Bench
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.run import run_trial
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=6, batch=16, learning_rate=1e-3)
@@ -397,7 +402,7 @@ def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, su
 @pytest.fixture(scope="module")
 def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
     """With everything measured but AdaMerging, which takes its 500 steps."""
-    found = Order(str(home / "odd"), tmp_path_factory.mktemp("order"), device="cpu")
+    found = Order(str(home / "odd"), tmp_path_factory.mktemp("order"), device="cpu", steps=4)
     assert measure(found, Silence(), ENTRIES.keys() - {"adamerging"})
     return found
 
@@ -411,6 +416,24 @@ def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order,
     for figure, scaling in ((AT_ONE, 1.0), (SEARCHED, found["non-linear"].scaling)):
         state = gauge.at(direction(suite, list(TASKS)), float(scaling or 0))
         assert getattr(found["non-linear"], figure) == gauge.accuracy(state, "test")
+
+
+@pytest.mark.slow
+def test_repaired_figures_are_those_of_a_trial_on_the_merged_model_of_the_same_suite(order: Order, home: Path) -> None:
+    own = load_suite(home / "odd-lora")
+    found = known(order)["lora knots"]
+    base = merge(own, "knots_ties", scaling=float(found.scaling or 0))
+    trial = TrialConfig(intervention=InterventionConfig(formula="noreft", rank=1), training=TrainingConfig(steps=4))
+    bench = Bench(base, "cpu")
+    scores = bench.measure(run_trial(trial, bench).interventions, "test")
+    assert found.repaired == {task: score.accuracy for task, score in scores.items()}
+    without = {key for key, row in known(order).items() if row.searched and not row.repaired}
+    assert without == {"linear", "tau-Jp"}  # a tangent model has no blocks to intervene at
+
+
+@pytest.mark.slow
+def test_what_was_measured_with_other_steps_is_not_known(order: Order) -> None:
+    assert set(known(replace(order, steps=5))) == set()
 
 
 @pytest.mark.slow
@@ -512,12 +535,14 @@ def test_without_a_sibling_of_lora_it_is_said_how_to_build_it(
 
 @pytest.mark.slow
 def test_the_slides_are_one_command(order: Order, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--suite", str(home / "odd"), "--out", str(order.folder), "--device", "cpu", "--quiet"]
+    place = ["--suite", str(home / "odd"), "--out", str(order.folder)]
+    flags = [*place, "--steps", str(order.steps), "--device", "cpu", "--quiet"]
     assert main(["reproduce", "slides", *flags, "--minutes", "1e-9"]) == 0  # the time is up: what is known is shown
     assert "tau-Jp, task arithmetic of tangent models" in " ".join(capsys.readouterr().out.split())
     assert (order.folder / "slides.md").is_file()
     assert main(["reproduce", "results", *flags]) == 0
     text = (order.folder / "RESULTS.md").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line.endswith("| the slides |")]
+    section = text.split("## Claims of the lecture")[1].split("##")[0]
+    lines = [line for line in section.splitlines() if line.endswith(("| the slides |", f"| {OURS} |"))]
     assert len(lines) == len(CLAIMS)
     assert [line for line in lines if "not measured" in line] == [line for line in lines if "AdaMerging" in line]

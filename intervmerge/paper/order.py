@@ -18,6 +18,7 @@ from intervmerge.settings import read_file
 from intervmerge.space.bases import Base, Fixed, searched
 from intervmerge.space.space import Lines, Space
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.config import TrainingConfig
 
 MOST_SEEDS = 100
 """More seeds than anybody trains with."""
@@ -49,6 +50,11 @@ class Order:
     def suite(self) -> Suite:
         """The suite, opened."""
         return load_suite(self.place)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """How interventions are trained outside of studies."""
+        return TrainingConfig() if self.steps is None else TrainingConfig(steps=self.steps)
 
     @property
     def note(self) -> str:

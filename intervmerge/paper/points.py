@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from intervmerge.bases.merged import merge
+from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.batches import shuffled
 from intervmerge.engines.caches import NO_CACHES, plan_caches
 from intervmerge.files import write_whole
@@ -135,9 +135,13 @@ def _together(order: Order, of: Training, coefficients: CoefficientsConfig, bega
 
 
 def _bench(order: Order, of: Training) -> Bench:
-    """The base on few images; what the class stream reads is kept on disk, where further seeds find it."""
-    suite, machine = limited(order.suite, of.images), Machine(device=order.device)
-    base = merge(suite, rule_of(of.base), **rest_of(of.base))
-    plan = replace(plan_caches(suite, machine.cache_bytes, half=machine.half), boundaries=())
+    base = merge(limited(order.suite, of.images), rule_of(of.base), **rest_of(of.base))
+    return streaming(base, order.device)
+
+
+def streaming(base: MergedBase, device: str) -> Bench:
+    """A bench for the class token; what its stream reads is kept on disk, where further seeds find it."""
+    machine = Machine(device=device)
+    plan = replace(plan_caches(base.suite, machine.cache_bytes, half=machine.half), boundaries=())
     kept = MappedStore(cache_folder() / "bases", limit=2 * machine.cache_bytes)
     return Bench(base, machine, caches=kept, plan=plan)

@@ -102,7 +102,7 @@ def _slides(order: Order) -> str:
     lines = ["## Claims of the lecture", "", *_columns([name.replace("seeds", "tasks") for name in COLUMNS])]
     for claim in SLIDE_CLAIMS:
         own = held(claim, known)
-        cells = line(claim.words, own, images if own.seeds else 0, "the slides", order.suite.name)
+        cells = line(claim.words, own, images if own.seeds else 0, claim.source, order.suite.name)
         lines.append(f"| {' | '.join(cells)} |")
     rule = (
         "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed. "

@@ -14,7 +14,6 @@ from intervmerge.paper.order import Order
 from intervmerge.paper.points import Point, Training, fewest, point
 from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
-from intervmerge.trial.config import TrainingConfig
 
 COUNTS = (8, 32, 128)
 """Images a task, and all."""
@@ -52,7 +51,7 @@ BASES = (
 def few_images(order: Order, watch: Watcher) -> Picture:
     """Make what is missing, and draw it."""
     counts = sorted({*(count for count in COUNTS if count < fewest(order.suite)), fewest(order.suite)})
-    training = TrainingConfig() if order.steps is None else TrainingConfig(steps=order.steps)
+    training = order.training
     lines: dict[str, list[list[Point]]] = {}
     for own in BASES:
         for count in counts:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import Verdict, verdict
 from intervmerge.paper.lecture.measuring import Found
 
-AT_ONE, SEARCHED = "as_it_is", "searched"
+AT_ONE, SEARCHED, REPAIRED = "as_it_is", "searched", "repaired"
 Known = Mapping[str, Found]
 
 
@@ -21,14 +22,28 @@ class SlideClaim:
     """From what is known to one number a task; empty where something is missing."""
     direction: str = "more"
     """A row of DIRECTIONS."""
+    source: str = "the slides"
 
 
 def less(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Known], Sequence[float]]:
-    """Accuracy of one figure of the table less that of another, by task; a figure is (row, AT_ONE or SEARCHED)."""
+    """Accuracy of one figure of the table less that of another, by task; a figure is (row, AT_ONE, SEARCHED or
+    REPAIRED)."""
 
     def differences(known: Known) -> Sequence[float]:
         own, other = (getattr(known[row], figure) if row in known else None for row, figure in (first, second))
         return [own[task] - other[task] for task in own] if own and other else []
+
+    return differences
+
+
+def smaller_gap(own: tuple[str, str], other: tuple[str, str]) -> Callable[[Known], Sequence[float]]:
+    """By how much repaired models lack less of their individual models than others do of theirs, by task; rows as
+    (merged, individual)."""
+    gaps = [less((individual, AT_ONE), (merged, REPAIRED)) for merged, individual in (own, other)]
+
+    def differences(known: Known) -> Sequence[float]:
+        first, second = (gap(known) for gap in gaps)
+        return [b - a for a, b in zip(first, second, strict=True)] if first and second else []
 
     return differences
 
@@ -64,6 +79,18 @@ CLAIMS: tuple[SlideClaim, ...] = (
     SlideClaim("updates of full fine-tuning are more alike than LoRA's (CKA, in hundredths)", asked("full above LoRA")),
     SlideClaim("seen by KnOTS, LoRA's updates are more alike (CKA, in hundredths)", asked("KnOTS above LoRA")),
     SlideClaim("on LoRA KnOTS-TIES beats TIES", less(("lora knots", SEARCHED), ("lora ties", SEARCHED))),
+    SlideClaim("interventions of rank 1 repair what is merged of full fine-tuning",
+               less(("non-linear", REPAIRED), ("non-linear", SEARCHED)), source=OURS),
+    SlideClaim("interventions of rank 1 repair what is merged of LoRA by KnOTS-TIES",
+               less(("lora knots", REPAIRED), ("lora knots", SEARCHED)), source=OURS),
+    SlideClaim("interventions of rank 1 repair what is merged of linear fine-tuning",
+               less(("linear network", REPAIRED), ("linear network", SEARCHED)), source=OURS),
+    SlideClaim("interventions of rank 1 repair what is merged of tau-Jp fine-tuning",
+               less(("tau-Jp network", REPAIRED), ("tau-Jp network", SEARCHED)), source=OURS),
+    SlideClaim("repaired, full fine-tuning beats tau-Jp's tangent model",
+               less(("non-linear", REPAIRED), ("tau-Jp", SEARCHED)), source=OURS),
+    SlideClaim("repaired, LoRA lacks less of its individual models than full fine-tuning does of its own",
+               smaller_gap(("lora knots", "lora individual"), ("non-linear", "individual")), source=OURS),
 )
 # fmt: on
 """One line each in RESULTS.md."""

@@ -27,7 +27,7 @@ class Kept:
 
     found: Mapping[str, Found] = field(default_factory=dict)
     suites: Mapping[str, str] = field(default_factory=dict)
-    """Fingerprints of the suites that each was measured on."""
+    """What each was measured on: fingerprints of suites, and training steps of interventions."""
 
 
 _KEPT = TypeAdapter(Kept)
@@ -60,7 +60,8 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
         method = ENTRIES[key].method
         own = sibling(order.suite, order.place, method) if method else order.suite
         assert own is not None, "a suite that is not built is known"
-        found = {**known(order), key: ENTRIES[key].measure(Stage(own, order.suite, order.device))}
+        stage = Stage(own, order.suite, order.device, order.training)
+        found = {**known(order), key: ENTRIES[key].measure(stage)}
         suites = {name: whose for name in found if (whose := _whose(order, name)) is not None}
         kept = Kept({name: found[name] for name in suites}, suites)
         order.folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,7 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
 
 
 def _whose(order: Order, key: str) -> str | None:
-    """Fingerprints of the suites that an entry is measured on; None where one is not built."""
+    """What an entry is measured on; None where a suite is not built."""
     method = ENTRIES[key].method
-    if not method:
-        return order.suite.fingerprint
-    other = sibling(order.suite, order.place, method)
-    return f"{order.suite.fingerprint}/{other.fingerprint}" if other else None
+    other = sibling(order.suite, order.place, method) if method else order.suite
+    return f"{order.suite.fingerprint}/{other.fingerprint}/{order.training.steps} steps" if other else None

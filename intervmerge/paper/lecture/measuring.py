@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from intervmerge.analysis.arithmetic.adding import direction
@@ -11,10 +11,14 @@ from intervmerge.analysis.arithmetic.lines import Accuracies, Gauge, Point, best
 from intervmerge.analysis.tangent.expanding import Tangent, expand
 from intervmerge.bases.by_images import make
 from intervmerge.bases.from_images.settings import AdaMerging
+from intervmerge.bases.merged import merge
+from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import find_device
 from intervmerge.merging import combine, merge_states, task_vector
-from intervmerge.paper.points import fewest
+from intervmerge.paper.points import fewest, streaming
 from intervmerge.suites.suite import Suite
+from intervmerge.trial.config import TrainingConfig, TrialConfig
+from intervmerge.trial.run import run_trial
 
 SCALINGS = tuple(number / 20 for number in range(21))
 """λ that are tried: 0 to 1, as in task arithmetic's protocol."""
@@ -29,6 +33,8 @@ class Stage:
     beside: Suite
     """That it is a sibling of; itself where it is none."""
     device: str = "auto"
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Of interventions."""
 
     @cached_property
     def gauge(self) -> Gauge:
@@ -44,6 +50,8 @@ class Found:
     """On `test`, at λ 1 or of a model that has no λ; or what was asked. None where it cannot be had."""
     searched: Accuracies | None = None
     """At the λ of highest mean normalised accuracy on `validation`; None of a model that has no λ."""
+    repaired: Accuracies | None = None
+    """The same with interventions, those of InterventionConfig, trained without labels; None where there are none."""
     scaling: float | None = None
     """That λ."""
     missing: str = ""
@@ -81,7 +89,7 @@ def ada_merging(stage: Stage) -> Found:
 
 
 def along_rule(rule: str) -> Measure:
-    """A rule of merging.RULES: its merged task vector times λ."""
+    """A rule of merging.RULES: its merged task vector times λ, bare and repaired by interventions."""
 
     def measure(stage: Stage) -> Found:
         suite, gauge = stage.suite, stage.gauge
@@ -89,9 +97,16 @@ def along_rule(rule: str) -> Measure:
         line = dict(task_vector(suite.pretrained, merge_states(suite.pretrained, vectors, rule, scaling=1.0)))
         chosen = searched(gauge.along(line, SCALINGS, "validation"), gauge.individual("validation"))
         at_one, at_chosen = (gauge.accuracy(gauge.at(line, scaling), "test") for scaling in (1.0, chosen))
-        return Found(at_one, at_chosen, chosen)
+        return Found(at_one, at_chosen, repaired(stage, rule, chosen), chosen)
 
     return measure
+
+
+def repaired(stage: Stage, rule: str, scaling: float) -> dict[str, float]:
+    """Of a merged network with interventions, those of InterventionConfig, trained on `adapt` without labels."""
+    bench = streaming(merge(stage.suite, rule, scaling=scaling), stage.device)
+    trained = run_trial(TrialConfig(intervention=InterventionConfig(), training=stage.training), bench).interventions
+    return {task: score.accuracy for task, score in bench.measure(trained, "test").items()}
 
 
 def along_tangent(stage: Stage) -> Found:
@@ -104,7 +119,7 @@ def along_tangent(stage: Stage) -> Found:
 
     own = _accuracies(suite, "validation", seen["validation"], {task: {task: 1.0} for task in suite.task_names})
     chosen = searched([Point(scaling, together(scaling, "validation")) for scaling in SCALINGS], own)
-    return Found(together(1.0, "test"), together(chosen, "test"), chosen)
+    return Found(together(1.0, "test"), together(chosen, "test"), scaling=chosen)
 
 
 def searched(points: Sequence[Point], individual: Accuracies) -> float:

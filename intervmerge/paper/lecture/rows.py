@@ -47,8 +47,13 @@ ROWS: Mapping[str, SlideRow] = MappingProxyType({
     "ties": SlideRow("TIES", along_rule("ties_mean"), 74.2, 74.2),
     "adamerging": SlideRow("AdaMerging, by layer", ada_merging, 80.1),
     "tau-Jp": SlideRow("tau-Jp, task arithmetic of tangent models", along_tangent, 84.2, 84.5, "tau_jp"),
+    "linear network": SlideRow("linear fine-tuning, its weights in the plain network", along_rule("task_arithmetic"),
+                               method="linearized"),
+    "tau-Jp network": SlideRow("tau-Jp, its weights in the plain network", along_rule("task_arithmetic"),
+                               method="tau_jp"),
+    "lora individual": SlideRow("individual models, LoRA", individual, method="lora"),
     "lora ties": SlideRow("LoRA, TIES", along_rule("ties_mean"), method="lora"),
     "lora knots": SlideRow("LoRA, KnOTS-TIES", along_rule("knots_ties"), method="lora"),
 })
 # fmt: on
-"""In the order of the slide; then those of LoRA, of which the slides have no such figures."""
+"""In the order of the slide; then those of which the slides have no such figures."""

@@ -15,11 +15,12 @@ from intervmerge.paper.order import Order
 from intervmerge.quoting import as_markdown
 
 TITLE = "slides: ways to fine-tune and to merge"
-COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, λ searched", "λ")
+COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, λ searched", "repaired", "λ")
 NOTE = (
     "Accuracy on test in percent, mean over tasks; a model without λ stands under λ = 1. λ is searched on validation "
-    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. The slides' figures are of "
-    "ViT-B/32 and of other checkpoints: compare the order, not the figures."
+    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. "
+    "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels. "
+    "The slides' figures are of ViT-B/32 and of other checkpoints: compare the order, not the figures."
 )
 
 
@@ -65,8 +66,11 @@ def write(order: Order) -> list[Path]:
 
 def _ours(found: Found) -> list[str]:
     if found.missing:
-        return [found.missing, "-", "-"]
-    return [_mean(found.as_it_is), _mean(found.searched), "-" if found.scaling is None else f"{found.scaling:g}"]
+        return [found.missing, "-", "-", "-"]
+    return [
+        *map(_mean, (found.as_it_is, found.searched, found.repaired)),
+        "-" if found.scaling is None else f"{found.scaling:g}",
+    ]
 
 
 def _percent(figure: float | None) -> str:
