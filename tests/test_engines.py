@@ -16,7 +16,7 @@ from torch import Tensor
 from intervmerge.engines import storages
 from intervmerge.engines.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
-from intervmerge.engines.exact import Engine, features
+from intervmerge.engines.exact import Engine, ExactEngine, features, features_of
 from intervmerge.engines.graphs import Replayed
 from intervmerge.engines.storages import STORAGES
 from intervmerge.engines.stream import StreamEngine
@@ -24,7 +24,8 @@ from intervmerge.errors import ConfigError
 from intervmerge.interventions import FORMULAS, InterventionConfig, Interventions
 from intervmerge.machine import Machine
 from intervmerge.stores.mapped import MappedStore
-from intervmerge.suites.encoder import Architecture, open_clip_architecture
+from intervmerge.suites import encoder as encoders
+from intervmerge.suites.encoder import CHUNK, Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
@@ -229,6 +230,31 @@ def test_on_a_device_that_computes_in_bf16_nothing_is_kept_in_fp32(odd: Suite) -
 
 
 # ---- which engine
+
+
+@pytest.mark.parametrize(("image", "patch", "images"), [(32, 8, 64), (224, 32, 32), (224, 16, 8), (224, 14, 4)])
+def test_what_goes_through_a_cpu_at_once_stays_in_its_cache_and_divides_what_goes_through_a_gpu(
+    image: int, patch: int, images: int
+) -> None:
+    with torch.device("meta"):
+        encoder = Encoder(Architecture(image_size=image, patch_size=patch, width=6, blocks=1, heads=1, features=2))
+    assert encoder.at_once == CHUNK
+    at_once = Encoder(encoder.architecture).at_once
+    assert (at_once, CHUNK % at_once) == (images, 0)
+
+
+def test_features_are_the_same_however_many_images_go_through_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = bench.base.suite
+    index, interventions = torch.arange(sum(sizes(suite, "validation").values())), moved(bench)
+    found = []
+    for tokens in (1, 100, 10**6):
+        monkeypatch.setattr(encoders, "CPU_TOKENS", tokens)
+        engine = ExactEngine(suite, bench.encoder)
+        found.append(features_of(engine, interventions, "validation", index, row=1))
+    for own in found[1:]:
+        torch.testing.assert_close(own, found[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from intervmerge.records.scores import Score, accuracy
 from intervmerge.settings import read_json, read_settings, settings
 from intervmerge.suites.checkpoints import read_state, shapes
 from intervmerge.suites.encoder import Architecture, Edit, Encoder
-from intervmerge.suites.suite import CHUNK, Normalization, zero_shot
+from intervmerge.suites.suite import Normalization, zero_shot
 from intervmerge.trial.run import FILE as INTERVENTIONS
 
 if TYPE_CHECKING:
@@ -184,12 +184,12 @@ class Bundle:
 
     def _features(self, images: Tensor, task: str | Sequence[str]) -> Tensor:
         """Of images all of whose tasks have interventions, or none."""
-        device, found = self.encoder.tower.proj.device, []
+        device, some, found = self.encoder.tower.proj.device, self.encoder.at_once, []
         with torch.no_grad():
-            for first in range(0, len(images), CHUNK):
-                pixels = images[first : first + CHUNK].to(device)
+            for first in range(0, len(images), some):
+                pixels = images[first : first + some].to(device)
                 entered = self.encoder.embed(self.file.normalization(pixels))
-                edit = self._edit(task if isinstance(task, str) else task[first : first + CHUNK], len(pixels))
+                edit = self._edit(task if isinstance(task, str) else task[first : first + some], len(pixels))
                 with autocast(device):
                     found.append(self.encoder.run(entered, edit))
         return torch.cat(found)

@@ -264,8 +264,9 @@ class Caches:
         plan, last = self.plan, self._suite.architecture.blocks
         row = self._storage(split)
         with torch.no_grad(), autocast(self._encoder.tower.proj.device), threads(self._threads):
-            for start in images[::CHUNK]:
-                part = slice(start, min(start + CHUNK, images.stop))
+            at_once = self._encoder.at_once  # which divides CHUNK
+            for start in images[::at_once]:
+                part = slice(start, min(start + at_once, images.stop))
 
                 def put(name: str, at: int, values: Tensor, part: slice = part) -> None:
                     tensors[name][at, part] = values.cpu()

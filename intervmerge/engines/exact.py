@@ -13,7 +13,7 @@ from intervmerge.engines.caches import Caches
 from intervmerge.engines.computing import autocast, embedded
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import Edit, Encoder
-from intervmerge.suites.suite import CHUNK, Suite
+from intervmerge.suites.suite import Suite
 
 SAVED = 18
 """Numbers that one token of one block keeps for the backward pass, in widths: what two layer norms, the attention and
@@ -28,6 +28,8 @@ class Engine(Protocol):
     device: torch.device
     blocks: int
     """Of the encoder."""
+    at_once: int
+    """Images in one walk that trains nothing."""
 
     def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
         """Un-normalised features [rows x images, features] of a batch.
@@ -60,6 +62,7 @@ class ExactEngine:
 
     def __init__(self, suite: Suite, encoder: Encoder, caches: Caches | None = None) -> None:
         self.device, self.blocks = encoder.tower.proj.device, encoder.architecture.blocks
+        self.at_once = encoder.at_once
         self._suite, self._encoder, self._caches = suite, encoder, caches
 
     def walk(self, batch: Batch, edit: Edit | None, first: int) -> Tensor:
@@ -120,13 +123,13 @@ def features_of(
     row: int | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Features [images, features] of images by their numbers [images], CHUNK at a time; no gradients.
+    """Features [images, features] of images by their numbers [images], some at a time; no gradients.
 
     `row` of the interventions is the images' own; `alive` is called after every part.
     """
     rows, found = None if row is None else [row], []
     with torch.no_grad():
-        for part in index.split(CHUNK):
+        for part in index.split(engine.at_once):
             found.append(features(engine, interventions, Batch(split, part[None]), rows)[0])
             alive()
     return torch.cat(found)

@@ -18,7 +18,7 @@ from intervmerge.engines.caches import Caches
 from intervmerge.engines.computing import autocast
 from intervmerge.engines.exact import SAVED
 from intervmerge.engines.storages import STORAGES, attend
-from intervmerge.suites.encoder import Edit, Encoder, unedited
+from intervmerge.suites.encoder import CHUNK, Edit, Encoder, unedited
 
 STREAM_ERROR = 0.006
 """How far an accuracy that the stream measures may be from the exact one. On mini8, a stand-in, 16 configurations were
@@ -39,7 +39,7 @@ class StreamEngine:
 
     def __init__(self, encoder: Encoder, caches: Caches) -> None:
         assert caches.plan.storage is not None, "the stream needs what the class token attends to"
-        self.device, self.blocks = encoder.tower.proj.device, encoder.architecture.blocks
+        self.device, self.blocks, self.at_once = encoder.tower.proj.device, encoder.architecture.blocks, CHUNK
         self._encoder, self._caches = encoder, caches
         self._storage = STORAGES[caches.plan.storage]
         self._stored = tuple(self._storage.shapes(encoder.architecture))

@@ -22,6 +22,7 @@ from intervmerge.machine import cache_folder
 from intervmerge.merging import State
 from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
 from intervmerge.suites.datasets.arrow import read_images
+from intervmerge.suites.encoder import CHUNK as CHUNK
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import Split
 from intervmerge.suites.readers.pairs import read_task_vector
@@ -33,9 +34,6 @@ from intervmerge.suites.suite_file import disagreements
 from intervmerge.suites.suite_file import files_of as files_of
 from intervmerge.suites.suite_file import read_suite_file as read_suite_file
 from intervmerge.suites.suite_file import write_yaml as write_yaml
-
-CHUNK = 256
-"""Images in one forward that trains nothing: enough to fill a device, few enough for its memory."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,9 @@ class Suite:
 
     def features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
         """Un-normalised features [images, features] of uint8 pixels [images, 3, size, size]; no gradients."""
-        device = encoder.tower.proj.device
+        device, parts = encoder.tower.proj.device, pixels.split(encoder.at_once)
         with torch.no_grad():
-            return torch.cat([encoder.features(self.normalise(part.to(device))) for part in pixels.split(CHUNK)])
+            return torch.cat([encoder.features(self.normalise(part.to(device))) for part in parts])
 
     def encoder(self, state: State, where: object = "weights") -> Encoder:
         """A frozen encoder of this suite's architecture on the given weights, which are not copied."""

@@ -18,7 +18,7 @@ from step_time import PlainLoop
 from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine
-from intervmerge.suites.suite import CHUNK, Suite, load_suite
+from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
@@ -31,7 +31,7 @@ def plain(suite: Suite, steps: int) -> float:
         loop.step()
     with torch.no_grad():
         for number, task in enumerate(suite.tasks):
-            for part in task.splits["validation"].pixels.split(CHUNK):
+            for part in task.splits["validation"].pixels.split(loop.student.at_once):
                 loop.hooked(number, suite.normalise(part), loop.student.tower)
     return time.perf_counter() - began
 

@@ -17,7 +17,7 @@ from intervmerge.records.bits import packed
 from intervmerge.records.scores import Score
 from intervmerge.stores.store import Store
 from intervmerge.suites.encoder import Encoder
-from intervmerge.suites.suite import CHUNK, Suite, Task
+from intervmerge.suites.suite import Suite, Task
 from intervmerge.trial.joint import Routes
 
 
@@ -166,4 +166,5 @@ def measure_encoders(
 
 def encoded(suite: Suite, split: str, encoder: Encoder, index: Tensor) -> Tensor:
     """Features [images, features] of images of a split by their numbers, by a whole model, a few at a time."""
-    return torch.cat([suite.features(encoder, pixels_of(suite, split, part)) for part in index.split(CHUNK)])
+    parts = index.split(encoder.at_once)
+    return torch.cat([suite.features(encoder, pixels_of(suite, split, part)) for part in parts])
