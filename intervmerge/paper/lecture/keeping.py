@@ -15,7 +15,9 @@ from intervmerge.files import write_whole
 from intervmerge.paper.lecture.asking import ASKED, Question
 from intervmerge.paper.lecture.measuring import Found, Stage
 from intervmerge.paper.lecture.rows import ROWS, SlideRow
-from intervmerge.paper.order import Order
+from intervmerge.paper.order import Order, rest_of
+from intervmerge.paper.tables.published import METHODS
+from intervmerge.paper.tables.rows import LAYER_WISE
 from intervmerge.search.watch import Watcher
 
 ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
@@ -60,7 +62,7 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
         method = ENTRIES[key].method
         own = sibling(order.suite, order.place, method) if method else order.suite
         assert own is not None, "a suite that is not built is known"
-        stage = Stage(own, order.suite, order.device, order.training)
+        stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
         found = {**known(order), key: ENTRIES[key].measure(stage)}
         suites = {name: whose for name in found if (whose := _whose(order, name)) is not None}
         kept = Kept({name: found[name] for name in suites}, suites)

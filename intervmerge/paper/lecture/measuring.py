@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from intervmerge.analysis.arithmetic.adding import direction
 from intervmerge.analysis.arithmetic.lines import Accuracies, Gauge, Point, best, mean, normalised
@@ -16,6 +17,7 @@ from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import find_device
 from intervmerge.merging import combine, merge_states, task_vector
 from intervmerge.paper.points import fewest, streaming
+from intervmerge.paper.tables.rows import LAYER_WISE
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
@@ -35,6 +37,8 @@ class Stage:
     device: str = "auto"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Of interventions."""
+    adamerging: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of AdaMerging; those left out have their defaults."""
 
     @cached_property
     def gauge(self) -> Gauge:
@@ -83,8 +87,8 @@ def multitask(stage: Stage) -> Found:
 
 def ada_merging(stage: Stage) -> Found:
     """AdaMerging by layer, whose coefficients are learnt on `adapt`."""
-    images = min(AdaMerging().images, fewest(stage.suite))
-    made = make(stage.suite, "adamerging_layer_wise", device=stage.device, images=images)
+    images = min(AdaMerging(**stage.adamerging).images, fewest(stage.suite))
+    made = make(stage.suite, LAYER_WISE, device=stage.device, **{**stage.adamerging, "images": images})
     return Found(stage.gauge.accuracy(made.state, "test"))
 
 
