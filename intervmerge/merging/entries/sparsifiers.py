@@ -128,7 +128,9 @@ def balance(task_vectors: Mapping[str, State], settings: Settings) -> Sparsify:
                 yield balances(torch.stack(chunks))
 
     floor = largest_of_rank(everywhere, lambda n: max(1, n - int(n * (1 - settings["density"])))).unsqueeze(1)
-    top = torch.stack([found.amax(1) for found in everywhere() if found.shape[1]]).amax(0).unsqueeze(1)
+    top = torch.zeros_like(floor)
+    for found in (found for found in everywhere() if found.shape[1]):  # a list of small tensors would pin the large
+        top = torch.maximum(top, found.amax(1, keepdim=True).to(top.device), out=top)
     height = (top - floor).clamp(min=torch.finfo(torch.float32).tiny)
 
     def sparsify(layer: str, stacks: Stacks) -> Iterator[Tensor]:
