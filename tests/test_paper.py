@@ -288,6 +288,15 @@ def test_a_point_is_made_once_and_is_what_a_trial_comes_to(odd_folder: Path, odd
     assert few.images == 8
 
 
+def test_a_share_of_the_images_is_the_interventions_own_and_leaves_the_base_as_it_is(
+    odd_folder: Path, tmp_path: Path
+) -> None:
+    order, base = Order(str(odd_folder), tmp_path, device="cpu"), {"rule": "regmean", "images": 8}
+    few, all_images = (point(order, Training(base, None, TrainingConfig(steps=2), n, 0)) for n in (4, 32))
+    assert (few.validation, few.test) == (all_images.validation, all_images.test)
+    assert point(order, Training(base, {"rank": 1}, TrainingConfig(steps=2), 4, 0)).test != few.test
+
+
 def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_folder: Path, tmp_path: Path) -> None:
     order = Order(str(odd_folder), tmp_path, device="cpu")
     frozen = Training({"rule": "ties_sum"}, {"rank": 2}, TrainingConfig(steps=2), fewest(order.suite), 1)

@@ -135,8 +135,9 @@ def _together(order: Order, of: Training, coefficients: CoefficientsConfig, bega
 
 
 def _bench(order: Order, of: Training) -> Bench:
-    base = merge(limited(order.suite, of.images), rule_of(of.base), **rest_of(of.base))
-    return streaming(base, order.device)
+    """The base reads the images that its own settings say, all else the point's."""
+    base = merge(order.suite, rule_of(of.base), **rest_of(of.base))
+    return streaming(replace(base, suite=limited(order.suite, of.images)), order.device)
 
 
 def streaming(base: MergedBase, device: str) -> Bench:
