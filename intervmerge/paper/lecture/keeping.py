@@ -42,12 +42,12 @@ def path_of(order: Order) -> Path:
 
 def known(order: Order) -> dict[str, Found]:
     """What is kept and was measured on these very suites; a suite that is not built is said so."""
-    path = path_of(order)
+    path, on = path_of(order), _measured_on(order)
     kept = _KEPT.validate_json(path.read_bytes()) if path.is_file() else Kept()
     found = {}
-    for key in ENTRIES:
-        if (whose := _whose(order, key)) is None:
-            found[key] = Found(missing=f"not built: {how_to_build(order.place, ENTRIES[key].method)}")
+    for key, entry in ENTRIES.items():
+        if (whose := on[entry.method]) is None:
+            found[key] = Found(missing=f"not built: {how_to_build(order.place, entry.method)}")
         elif kept.suites.get(key) == whose:
             found[key] = kept.found[key]
     return found
@@ -55,7 +55,8 @@ def known(order: Order) -> dict[str, Found]:
 
 def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
     """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
-    for key in [key for key in ENTRIES if key in keys and key not in known(order)]:
+    found, on = known(order), _measured_on(order)
+    for key in [key for key in ENTRIES if key in keys and key not in found]:
         if order.is_over:
             return False
         watch.phase(f"the lecture: {key}")
@@ -63,16 +64,19 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
         own = sibling(order.suite, order.place, method) if method else order.suite
         assert own is not None, "a suite that is not built is known"
         stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
-        found = {**known(order), key: ENTRIES[key].measure(stage)}
-        suites = {name: whose for name in found if (whose := _whose(order, name)) is not None}
+        found[key] = ENTRIES[key].measure(stage)
+        suites = {name: whose for name in found if (whose := on[ENTRIES[name].method]) is not None}
         kept = Kept({name: found[name] for name in suites}, suites)
         order.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path_of(order), json.dumps(asdict(kept), indent=2, ensure_ascii=False).encode())
     return True
 
 
-def _whose(order: Order, key: str) -> str | None:
-    """What an entry is measured on; None where a suite is not built."""
-    method = ENTRIES[key].method
-    other = sibling(order.suite, order.place, method) if method else order.suite
-    return f"{order.suite.fingerprint}/{other.fingerprint}/{order.training.steps} steps" if other else None
+def _measured_on(order: Order) -> dict[str, str | None]:
+    """What entries of a method are measured on, by method; None where its suite is not built."""
+    found: dict[str, str | None] = {}
+    for method in {entry.method for entry in ENTRIES.values()}:
+        other = sibling(order.suite, order.place, method) if method else order.suite
+        on = None if other is None else f"{order.suite.fingerprint}/{other.fingerprint}"
+        found[method] = on and f"{on}/{order.training.steps} steps"
+    return found
