@@ -68,9 +68,10 @@ def results(order: Order, occasion: Occasion) -> str:
 
 def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
     steps = ", ".join(map(str, sorted(trained))) or "none yet"
+    seeds = f"seeds 0 to {order.seeds - 1}" if order.seeds > 1 else "seed 0"
     return (
-        f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; seeds "
-        f"0 to {order.seeds - 1}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "
+        f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; "
+        f"{seeds}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "
         "labels and measured exactly on `test`; wherever one of several is chosen, it is by `validation`.\n"
     )
 
