@@ -401,7 +401,7 @@ def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, su
 
 @pytest.fixture(scope="module")
 def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
-    """With everything measured but AdaMerging, which takes its 500 steps."""
+    """With everything measured but AdaMerging, which takes longest."""
     found = Order(str(home / "odd"), tmp_path_factory.mktemp("order"), device="cpu", steps=4)
     assert measure(found, Silence(), ENTRIES.keys() - {"adamerging"})
     return found

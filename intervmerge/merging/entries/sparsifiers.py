@@ -129,8 +129,9 @@ def balance(task_vectors: Mapping[str, State], settings: Settings) -> Sparsify:
 
     floor = largest_of_rank(everywhere, lambda n: max(1, n - int(n * (1 - settings["density"])))).unsqueeze(1)
     top = torch.zeros_like(floor)
-    for found in (found for found in everywhere() if found.shape[1]):  # a list of small tensors would pin the large
-        top = torch.maximum(top, found.amax(1, keepdim=True).to(top.device), out=top)
+    for found in everywhere():
+        if found.shape[1]:  # kept in place: small tensors in a list would keep the heap from taking back the large
+            torch.maximum(top, found.amax(1, keepdim=True).to(top.device), out=top)
     height = (top - floor).clamp(min=torch.finfo(torch.float32).tiny)
 
     def sparsify(layer: str, stacks: Stacks) -> Iterator[Tensor]:

@@ -23,6 +23,7 @@ class SlideClaim:
     direction: str = "more"
     """A row of DIRECTIONS."""
     source: str = "the slides"
+    """Whose claim it is."""
 
 
 def less(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Known], Sequence[float]]:

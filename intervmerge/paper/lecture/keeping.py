@@ -19,6 +19,7 @@ from intervmerge.paper.order import Order, rest_of
 from intervmerge.paper.tables.published import METHODS
 from intervmerge.paper.tables.rows import LAYER_WISE
 from intervmerge.search.watch import Watcher
+from intervmerge.suites.suite import Suite
 
 ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
 
@@ -42,41 +43,46 @@ def path_of(order: Order) -> Path:
 
 def known(order: Order) -> dict[str, Found]:
     """What is kept and was measured on these very suites; a suite that is not built is said so."""
-    path, on = path_of(order), _measured_on(order)
+    return _known(order, _suites(order))
+
+
+def _known(order: Order, suites: Mapping[str, Suite | None]) -> dict[str, Found]:
+    path, found = path_of(order), {}
     kept = _KEPT.validate_json(path.read_bytes()) if path.is_file() else Kept()
-    found = {}
     for key, entry in ENTRIES.items():
-        if (whose := on[entry.method]) is None:
+        own = suites[entry.method]
+        if own is None:
             found[key] = Found(missing=f"not built: {how_to_build(order.place, entry.method)}")
-        elif kept.suites.get(key) == whose:
+        elif kept.suites.get(key) == _measured_on(order, own):
             found[key] = kept.found[key]
     return found
 
 
 def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
     """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
-    found, on = known(order), _measured_on(order)
+    suites = _suites(order)
+    found = _known(order, suites)
     for key in [key for key in ENTRIES if key in keys and key not in found]:
         if order.is_over:
             return False
         watch.phase(f"the lecture: {key}")
-        method = ENTRIES[key].method
-        own = sibling(order.suite, order.place, method) if method else order.suite
+        own = suites[ENTRIES[key].method]
         assert own is not None, "a suite that is not built is known"
         stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
         found[key] = ENTRIES[key].measure(stage)
-        suites = {name: whose for name in found if (whose := on[ENTRIES[name].method]) is not None}
-        kept = Kept({name: found[name] for name in suites}, suites)
+        on = {name: _measured_on(order, of) for name in found if (of := suites[ENTRIES[name].method]) is not None}
+        kept = Kept({name: found[name] for name in on}, on)
         order.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path_of(order), json.dumps(asdict(kept), indent=2, ensure_ascii=False).encode())
     return True
 
 
-def _measured_on(order: Order) -> dict[str, str | None]:
-    """What entries of a method are measured on, by method; None where its suite is not built."""
-    found: dict[str, str | None] = {}
-    for method in {entry.method for entry in ENTRIES.values()}:
-        other = sibling(order.suite, order.place, method) if method else order.suite
-        on = None if other is None else f"{order.suite.fingerprint}/{other.fingerprint}"
-        found[method] = on and f"{on}/{order.training.steps} steps"
-    return found
+def _suites(order: Order) -> dict[str, Suite | None]:
+    """By method the suite that it fine-tunes, opened once for all entries; None where it is not built."""
+    methods = {entry.method for entry in ENTRIES.values()}
+    return {method: sibling(order.suite, order.place, method) if method else order.suite for method in methods}
+
+
+def _measured_on(order: Order, own: Suite) -> str:
+    """What decides the figures of a suite's entries."""
+    return f"{order.suite.fingerprint}/{own.fingerprint}/{order.training.steps} steps"
