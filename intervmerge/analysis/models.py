@@ -10,8 +10,8 @@ from torch import Tensor
 
 from intervmerge.engines.exact import edit_of
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import Edit, Encoder, unedited
-from intervmerge.suites.suite import CHUNK, Suite, Task
+from intervmerge.suites.encoder import CHUNK, Edit, Encoder, unedited
+from intervmerge.suites.suite import Suite, Task
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from intervmerge.finite import check_finite
 from intervmerge.machine import GIB
 from intervmerge.stores.mapped import DONE, MappedStore, writable
 from intervmerge.stores.store import Layout, Store
-from intervmerge.suites.encoder import Encoder
-from intervmerge.suites.suite import CHUNK, Suite
+from intervmerge.suites.encoder import CHUNK, Encoder
+from intervmerge.suites.suite import Suite
 
 STREAMED = ("adapt", "validation")
 """What the class stream runs on; `test` is read once, by the exact engine."""

@@ -22,7 +22,6 @@ from intervmerge.machine import cache_folder
 from intervmerge.merging import State
 from intervmerge.suites.checkpoints import LazyState, read_state, read_tensor
 from intervmerge.suites.datasets.arrow import read_images
-from intervmerge.suites.encoder import CHUNK as CHUNK
 from intervmerge.suites.encoder import Architecture, Encoder, open_clip_architecture
 from intervmerge.suites.images import Split
 from intervmerge.suites.readers.pairs import read_task_vector

@@ -21,9 +21,9 @@ from intervmerge.machine import find_device
 from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.settings import read_settings
 from intervmerge.suites.checkpoints import shapes, write_state
-from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.encoder import CHUNK, Encoder
 from intervmerge.suites.readers.pairs import write_pairs
-from intervmerge.suites.suite import CHUNK, Suite, Task, zero_shot
+from intervmerge.suites.suite import Suite, Task, zero_shot
 from intervmerge.training.checkpoint import Checkpoint, Point
 from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy
 from intervmerge.training.loop import Batch, fit

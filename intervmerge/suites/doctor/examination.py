@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from intervmerge.suites.doctor.weights import PRETRAINED, Weights, read_weights
-from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.encoder import CHUNK, Encoder
 from intervmerge.suites.images import Split
 from intervmerge.suites.published.tables import Dataset, Figures, dataset_of, figures_of
-from intervmerge.suites.suite import CHUNK, Suite, Task
+from intervmerge.suites.suite import Suite, Task
 
 IMAGES, CROSS_IMAGES = 1_000, 200
 """Labelled images a task that its own models are measured on, and those of other tasks or activation, at most."""

@@ -11,7 +11,7 @@ from intervmerge.engines.batches import Batch, shuffled
 from intervmerge.engines.exact import Engine
 from intervmerge.finite import check_finite
 from intervmerge.interventions import FORMULAS, Placement
-from intervmerge.suites.suite import CHUNK
+from intervmerge.suites.encoder import CHUNK
 from intervmerge.trial.lesson.targets import Lesson
 
 Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]

@@ -12,8 +12,8 @@ from intervmerge.engines.batches import Batch, sizes
 from intervmerge.engines.exact import Engine, ExactEngine, edit_of, features
 from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
-from intervmerge.suites.encoder import unedited
-from intervmerge.suites.suite import CHUNK, Suite
+from intervmerge.suites.encoder import CHUNK, unedited
+from intervmerge.suites.suite import Suite
 
 
 @dataclass(frozen=True)
