@@ -243,8 +243,8 @@ def test_the_journal_keeps_repeats_beside_their_trial_and_optuna_does_not_hear_o
 def test_what_is_trained_again_is_the_front_with_the_seeds_that_it_lacks() -> None:
     front = [trial(0, 400, 60, 60, repeats=(repeat(2, 60, 60),)), trial(1, 900, 70, 70)]
     record = study(*front, trial(2, 1_000, 60, 60), final_seeds=2)
-    assert record.unrepeated == [(0, 1), (1, 1), (1, 2)]
-    assert replace(record, final_seeds=0).unrepeated == []
+    assert record.left_to_repeat() == [(0, 1), (1, 1), (1, 2)]
+    assert replace(record, final_seeds=0).left_to_repeat() == []
 
 
 def test_repeats_move_no_front() -> None:

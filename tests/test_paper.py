@@ -30,6 +30,7 @@ from intervmerge.paper.targets import FIGURES, TARGETS
 from intervmerge.records.scores import Score, accuracy
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
+from intervmerge.study.journal import Journal
 from intervmerge.suites.encoder import Architecture
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
@@ -356,12 +357,19 @@ def test_a_table_is_made_once_measured_on_test_and_read_by_results(
     odd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["reproduce", "strong_bases", "--suite", str(odd_folder), "--out", str(tmp_path), "--steps", "2"]
-    command += ["--seeds", "2", "--workers", "2", "--device", "cpu", "--quiet"]
-    assert main(command) == 0
+    command += ["--workers", "2", "--device", "cpu", "--quiet", "--seeds"]
+    assert main([*command, "1"]) == 0
+    assert "±" not in capsys.readouterr().out.replace("± sample", "")
+    journals = sorted(tmp_path.rglob("study.journal"))
+    assert len(journals) == 3
+    first = [Journal(path.parent).records() for path in journals]
+    command.append("2")
+    assert main(command) == 0  # trains what one seed more lacks
     shown = capsys.readouterr().out
     assert shown.count("±") >= 9
-    journals = sorted(tmp_path.rglob("study.journal"))
-    assert len(journals) == 3 * 2
+    again = [Journal(path.parent).records() for path in journals]
+    assert [[replace(trial, repeats=()) for trial in of] for of in again] == first
+    assert [[len(trial.repeats) for trial in of] for of in again] == [[1] * 3] * 3
     before = [path.read_bytes() for path in journals]
     assert main(command) == 0
     assert [path.read_bytes() for path in journals] == before  # nothing was trained or measured again

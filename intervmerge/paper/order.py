@@ -77,9 +77,9 @@ class Order:
         """Whether the time is up."""
         return self.left is not None and self.left <= 0
 
-    def study(self, grid: str, base: str, seed: int) -> Path:
-        """Folder of the study of a grid on a base, by its rule, with a seed."""
-        return self.folder / grid / base / f"seed-{seed}"
+    def study(self, grid: str, base: str) -> Path:
+        """Folder of the study of a grid on a base, by its rule; further seeds are repeats of its trials."""
+        return self.folder / grid / base
 
     def space_file(self, grid: str) -> Path:
         """The space of a grid: the shipped file, or a copy with the steps that were asked for."""

@@ -42,7 +42,7 @@ def _figure(name: str, order: Order, watch: Watcher) -> Made:
         whole = train([needed], order, watch)
     elif needed:
         with Grids(order, watch) as grids:
-            whole = grids.make(needed, 0)
+            whole = grids.make([needed], seeds=1)
     if order.is_over:
         return Made((), (), whole=False)
     return Made(write(draw(order), order.folder / name, name), (), whole)

@@ -187,10 +187,14 @@ class StudyRecord:
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         return {number: [task for of, task in missing if of == number] for number, _ in missing}
 
-    def left_to_test(self, every: bool) -> dict[int, list[str]]:
-        """What is untested; of every complete trial, where a table shows all of them."""
+    def finalists(self, every: bool = False) -> Sequence[Record]:
+        """The trials of the front; every complete one, where a table shows all of them."""
+        return self.complete if every else self.front
+
+    def left_to_test(self, every: bool = False) -> dict[int, list[str]]:
+        """What is untested, and what every finalist lacks."""
         untested = self.untested
-        for trial in self.complete if every else []:
+        for trial in self.finalists(every):
             known = set(trial.test) - set(untested.get(trial.number, ()))
             if missing := [task for task in self.tasks if task not in known]:
                 untested[trial.number] = missing
@@ -204,11 +208,11 @@ class StudyRecord:
         shown |= {self.best_bare.fingerprint} if self.best_bare else set()
         return [base for base in self.measured_bases if base.fingerprint in shown and not base.test]
 
-    @property
-    def unrepeated(self) -> list[tuple[int, int]]:
-        """(trial number, seed): what is to be trained again and was not yet, of the front as it is now."""
-        known = {(trial.number, repeat.seed) for trial in self.front for repeat in trial.repeats}
-        asked = [(trial.number, trial.seed + n + 1) for trial in self.front for n in range(self.final_seeds)]
+    def left_to_repeat(self, every: bool = False) -> list[tuple[int, int]]:
+        """(trial number, seed): what is to be trained again and was not yet, of the finalists as they are now."""
+        finalists = self.finalists(every)
+        known = {(trial.number, repeat.seed) for trial in finalists for repeat in trial.repeats}
+        asked = [(trial.number, trial.seed + n + 1) for trial in finalists for n in range(self.final_seeds)]
         return [pair for pair in asked if pair not in known]
 
     def spread(self, trial: Record, split: str, select: str = "accuracy") -> Spread | None:

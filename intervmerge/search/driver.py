@@ -259,16 +259,17 @@ class Driver:
 
     def _measure_what_is_missing(self) -> None:
         """Error bars, and the fronts on `test`; the teachers read it, and what a front is compared with, only then."""
-        record = self._study.record
+        record, every = self._study.record, self._plan.all_finalists
         running = any(trial.state == "running" for trial in record.trials)
-        repeats = bool(record.unrepeated) and not running
-        if record.unrepeated and running:
+        unrepeated = bool(record.left_to_repeat(every))
+        repeats = unrepeated and not running
+        if unrepeated and running:
             self._watch.phase("error bars come when all trials have ended, with the same command")
-        if not repeats and not record.left_to_test(self._plan.test_all) and not record.untested_bases:
+        if not repeats and not record.left_to_test(every) and not record.untested_bases:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
-            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here, self._plan.test_all)
+            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here, every)
             if repeats:
                 final.repeat()
             final.measure()

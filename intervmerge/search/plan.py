@@ -66,8 +66,9 @@ class SearchPlan:
     cache_gib: float | None = None
     step_gib: float | None = None
     cuda_graphs: bool = False
-    test_all: bool = False
-    """Every complete trial is measured on `test`, for a table of all of them; nothing is chosen by it."""
+    all_finalists: bool = False
+    """Every complete trial is trained with all seeds and measured on `test`, for a table of all of them; nothing is
+    chosen by it."""
 
     def __post_init__(self) -> None:
         for name, most in (

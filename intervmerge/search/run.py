@@ -80,16 +80,16 @@ def chosen_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -
     return prepared, base
 
 
-def is_whole(study: Study, trials: int, patience: int | None = None, test_all: bool = False) -> bool:
-    """Whether the study has so many ended trials or its front grows no more, the front's trials have been trained with
-    all seeds, and its fronts, or all complete trials, have been measured on test."""
+def is_whole(study: Study, trials: int, patience: int | None = None, every: bool = False) -> bool:
+    """Whether the study has so many ended trials or its front grows no more, the front's trials, or every one, have
+    been trained with all seeds, and its fronts, or every one, have been measured on test."""
     if study.journal.noted("references/test") is None:
         return False
     record = study.record
     left = [trial for trial in record.trials if trial.state == "running"]
     ended = len(record.ended) >= trials or stalled(record, patience)
-    untested = record.left_to_test(test_all) or record.untested_bases
-    return not left and ended and not record.unrepeated and not untested
+    untested = record.left_to_test(every) or record.untested_bases
+    return not left and ended and not record.left_to_repeat(every) and not untested
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:
@@ -128,7 +128,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
                 unfinished.finish(trial_folder(study.folder, trial.number))
             for repeat in trial.repeats:
                 unfinished.finish(repeat_folder(study.folder, trial.number, repeat.seed))
-        if is_whole(study, sampling.space.search.trials, sampling.space.search.patience, plan.test_all):
+        if is_whole(study, sampling.space.search.trials, sampling.space.search.patience, plan.all_finalists):
             watch.phase("nothing is missing: the views are made again")
             report(study, plan.mlflow, watch)
             return study

@@ -43,7 +43,7 @@ def opened(order: Order) -> tuple[Bench, dict[str, Interventions | None]]:
         ConfigError: the trial failed, so that there is nothing to show.
     """
     row = next(row for row in TABLES["table1"].rows if row.grid == METHODS)
-    folder = order.study(METHODS, LAYER_WISE, 0)
+    folder = order.study(METHODS, LAYER_WISE)
     study = load_study(folder, suite=order.place)
     trial = Reader(order).trial(row, study.record)
     if trial is None:

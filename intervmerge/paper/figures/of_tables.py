@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
 
 from intervmerge.analysis.sensitivity import sensitivity
 from intervmerge.paper.figures.pictures import Panel, Picture, Series
@@ -12,6 +11,7 @@ from intervmerge.paper.tables.measured import Measured, Reader
 from intervmerge.paper.tables.published import BASES, BLOCKS, RANK_CHOICES, RANKS, SURGERY, TABLES
 from intervmerge.paper.tables.rows import LAYER_WISE, Row
 from intervmerge.paper.tables.sheets import caption
+from intervmerge.records.repeats import pooled
 
 ACCURACY = "accuracy on test, mean over tasks, %"
 RANK_LINES = {
@@ -72,17 +72,18 @@ def _of(grid: str, base: str) -> list[Row]:
 
 def by_block(order: Order) -> Picture:
     """What interventions in one block alone give each task, over the merged base; mean over seeds."""
-    reader, suite, split = Reader(order), order.suite, "test"
-    found = []
-    for seed in range(order.seeds):
-        record = reader.study(BLOCKS, LAYER_WISE, seed)
-        if record is not None:
-            found.append(sensitivity(record.complete, record.references[split]["merged"], "block", record.tested))
-    lines = []
-    for task in suite.task_names:
-        blocks = sorted({block for gains in found for block in gains[task]})
-        means = [100 * fmean(gains[task][block] for gains in found if block in gains[task]) for block in blocks]
-        lines.append(Series(task, [float(block) for block in blocks], means))
+    reader = Reader(order)
+    record = reader.study(BLOCKS, LAYER_WISE)
+    gains: Mapping[str, Mapping[int, float]] = {}
+    if record is not None:
+        tested = {trial.number: [run.test for run in reader.runs(record, trial)] for trial in record.complete}
+        known = {number: pooled(runs) for number, runs in tested.items() if runs}
+        merged = record.references["test"]["merged"]
+        gains = sensitivity(record.complete, merged, "block", lambda trial: known.get(trial.number, {}))
+    lines = [
+        Series(task, [float(block) for block in own], [100 * gain for gain in own.values()])
+        for task, own in gains.items()
+    ]
     rows = reader.table(TABLES["table3"])
     panel = Panel("", "the one block with interventions", "accuracy above the merged base, points", lines)
     return Picture("Which block each task needs", caption(TABLES["table3"], order, rows), [panel], 1)

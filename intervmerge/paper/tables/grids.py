@@ -1,12 +1,13 @@
-"""Training what a grid lacks: a study a base and seed, every trial of it measured exactly on `test`."""
+"""Training what grids lack: a study a base, every trial of it trained with all seeds and measured on `test`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from intervmerge.bases.merged import MergedBase
 from intervmerge.paper.order import Order
 from intervmerge.search.run import run_search
 from intervmerge.search.watch import Watcher
@@ -35,18 +36,25 @@ class Grids(AbstractContextManager["Grids"]):
         """Leave Ray."""
         self._stack.close()
 
-    def make(self, grid: str, seed: int) -> bool:
-        """Train and measure what a grid lacks of a seed, on each of its bases; whether nothing is missing now.
+    def make(self, grids: Iterable[str], seeds: int) -> bool:
+        """Train and measure what grids lack, base after base; whether nothing is missing now.
 
-        A trial that failed is missing, and is tried again by the next call.
+        A trial that failed is missing, and is tried again by the next call. What is kept of a base serves all its
+        grids, one after another.
+
+        Args:
+            grids: each once.
+            seeds: 0, 1, ... of every trial.
         """
+        studies = [(grid, rule, base) for grid in grids for rule, base in self._order.bases(grid).items()]
+        first = [base for _, _, base in studies].index
         whole = True
-        for rule in self._order.bases(grid):
-            folder = self._order.study(grid, rule, seed)
+        for grid, rule, _ in sorted(studies, key=lambda study: first(study[2])):
+            folder = self._order.study(grid, rule)
             if self._order.is_over:
                 self._watch.phase("the time is up: the same command goes on")
                 return False
-            whole = (is_made(folder, self._trials(grid)) or self._make(grid, rule, seed, folder)) and whole
+            whole = (is_made(folder, self._trials(grid), seeds) or self._make(grid, rule, seeds, folder)) and whole
         return whole
 
     def _trials(self, grid: str) -> int:
@@ -56,9 +64,9 @@ class Grids(AbstractContextManager["Grids"]):
         assert points is not None, "the paper's spaces are finite"
         return min(sampling.space.search.trials, len({drawn.key for drawn, _ in points}))
 
-    def _make(self, grid: str, rule: str, seed: int, folder: Path) -> bool:
+    def _make(self, grid: str, rule: str, seeds: int, folder: Path) -> bool:
         order, trials = self._order, self._trials(grid)
-        self._watch.phase(f"{grid}, base {rule}, seed {seed}: {trials} configurations")
+        self._watch.phase(f"{grid}, base {rule}: {trials} configurations, {seeds} seed{'s'[: seeds > 1]}")
         if not self._raised:
             self._stack.enter_context(ray_session(None, order.workers or 1, only_gpu(order.device)))
             self._raised = True
@@ -67,16 +75,17 @@ class Grids(AbstractContextManager["Grids"]):
             watch=self._watch,
             suite=order.place,
             base=order.bases(grid)[rule],
-            seed=seed,
+            seed=0,
+            final_seeds=seeds - 1,
             trials=trials,
             out=folder,
             mlflow=order.mlflow,
             workers=order.workers,
             device=order.device,
             time_budget=order.left,
-            test_all=True,
+            all_finalists=True,
         )
-        return is_made(folder, trials)
+        return is_made(folder, trials, seeds)
 
 
 def check(order: Order, grid: str) -> Sampling:
@@ -91,17 +100,13 @@ def check(order: Order, grid: str) -> Sampling:
     return sampling
 
 
-def is_made(folder: Path, trials: int) -> bool:
-    """Whether a folder holds a study of so many trials, each measured on `test`."""
+def is_made(folder: Path, trials: int, seeds: int) -> bool:
+    """Whether a folder holds a study of so many trials, each trained with so many seeds and measured on `test`."""
     if not (folder / JOURNAL).is_file():
         return False
     journal = Journal(folder)
     if journal.noted("references/validation") is None or journal.noted("references/test") is None:
         return False
-    record = load_study(folder).record
-    return len(record.complete) >= trials and not record.left_to_test(every=True)
-
-
-def base_of(order: Order, grid: str, rule: str, seed: int) -> MergedBase:
-    """The base of a study that was made."""
-    return load_study(order.study(grid, rule, seed), suite=order.place).base()
+    record = replace(load_study(folder).record, final_seeds=seeds - 1)
+    left = record.left_to_test(every=True) or record.left_to_repeat(every=True)
+    return len(record.complete) >= trials and not left

@@ -32,22 +32,19 @@ class Made:
 
 
 def train(names: Sequence[str], order: Order, watch: Watcher) -> bool:
-    """Train what tables lack: every grid of the first seed, then of the second, so that what is cut short is whole in
-    itself. Whether nothing is missing now.
+    """Train what tables lack; whether nothing is missing now.
 
     Raises:
         ConfigError: a grid does not fit the suite's tower; nothing was trained then.
     """
     for grid in (grid for name in names for grid in TABLES[name].grids):
         check(order, grid)
-    whole = True
     with Grids(order, watch) as grids:
         wanted = dict.fromkeys(grid for name in names for grid in TABLES[name].grids if grid not in CUT)
-        for seed in range(order.seeds):
-            for grid in wanted:
-                whole = grids.make(grid, seed) and whole
-            for name in names:
-                make_points(order, TABLES[name], seed)
+        whole = grids.make(wanted, order.seeds)
+    for seed in range(order.seeds):
+        for name in names:
+            make_points(order, TABLES[name], seed)
     return whole and not order.is_over
 
 
@@ -70,10 +67,10 @@ def shown(name: str, order: Order) -> Made:
 
 
 def attach(name: str, order: Order, watch: Watcher) -> None:
-    """Put a table's Markdown beside the runs of its studies in MLflow, those of the first seed; said where it fails."""
+    """Put a table's Markdown beside the runs of its studies in MLflow; said where it fails."""
     for grid in TABLES[name].grids:
         for rule in order.bases(grid):
-            folder = order.study(grid, rule, 0)
+            folder = order.study(grid, rule)
             if not (folder / JOURNAL).is_file():
                 continue
             try:

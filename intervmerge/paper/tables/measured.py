@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -59,9 +60,9 @@ class Reader:
         self.steps: set[int] = set()
         """Training steps of all trials of the studies that were read."""
 
-    def _study(self, grid: str, base: str, seed: int) -> StudyRecord | None:
+    def _study(self, grid: str, base: str) -> StudyRecord | None:
         """A study that was made and measured on `test`."""
-        folder = self._order.study(grid, base, seed)
+        folder = self._order.study(grid, base)
         record = load_study(folder).record if (folder / JOURNAL).is_file() else None
         if record is None or "test" not in record.references:
             return None
@@ -88,36 +89,40 @@ class Reader:
         """A row, as far as it was made."""
         if row.intervention is None:
             return self._model(row)
-        read = self._point if is_point(row) else self._trial
-        found = (read(row, seed) for seed in range(self._order.seeds))
-        return Measured(row, self._count(row), tuple(run for run in found if run is not None))
+        read = self._points if is_point(row) else self._trials
+        return Measured(row, self._count(row), tuple(read(row)))
 
     def _model(self, row: Row) -> Measured:
-        """A model without interventions: of the first seed that has it."""
-        for seed in range(self._order.seeds):
-            record = self.study(row.grid, row.base, seed)
-            if record is None or row.model not in record.references["test"]:
-                continue
-            scores = [record.references[split][row.model] for split in ("validation", "test")]
-            count = record.individual_params if row.model == "individual" else 0
-            return Measured(row, count, (Run(seed, *scores),))
-        return Measured(row, 0 if row.model == MERGED else None, ())
+        """A model without interventions."""
+        record = self.study(row.grid, row.base)
+        if record is None or row.model not in record.references["test"]:
+            return Measured(row, 0 if row.model == MERGED else None, ())
+        scores = [record.references[split][row.model] for split in ("validation", "test")]
+        count = record.individual_params if row.model == "individual" else 0
+        return Measured(row, count, (Run(0, *scores),))
 
-    def _trial(self, row: Row, seed: int) -> Run | None:
-        record = self.study(row.grid, row.base, seed)
+    def _trials(self, row: Row) -> Iterator[Run]:
+        record = self.study(row.grid, row.base)
         trial = None if record is None else self.trial(row, record)
-        if record is None or trial is None or not record.tested(trial):
-            return None
-        return Run(seed, trial.scores, trial.test)
+        if record is not None and trial is not None:
+            yield from self.runs(record, trial)
+
+    def runs(self, record: StudyRecord, trial: Record) -> Iterator[Run]:
+        """A trial with each of the order's seeds that was measured on all of `test`."""
+        for own in trial.by_seed:
+            if own.seed < self._order.seeds and set(record.tasks) <= set(own.test):
+                yield Run(own.seed, own.scores, own.test)
 
     def trial(self, row: Row, record: StudyRecord) -> Record | None:
         """The complete trial of a study that is a row's configuration."""
         wanted = text_of(asdict(self.placement(row).config))
         return next((trial for trial in record.complete if text_of(trial.intervention) == wanted), None)
 
-    def _point(self, row: Row, seed: int) -> Run | None:
-        found = known_point(self._order, training_of(self._order, row, seed))
-        return None if found is None else Run(seed, found.validation, found.test)
+    def _points(self, row: Row) -> Iterator[Run]:
+        for seed in range(self._order.seeds):
+            found = known_point(self._order, training_of(self._order, row, seed))
+            if found is not None:
+                yield Run(seed, found.validation, found.test)
 
 
 CUT = ("table8_data",)

@@ -1,11 +1,11 @@
-"""Finalists: the front's trials, trained again with further seeds, so that the front has error bars.
+"""Finalists: the front's trials, or all, trained again with further seeds, so that they have error bars.
 
 Beside the search, not in it: a repeat is no trial, Optuna does not hear of it, and no front changes by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from intervmerge.disk import full_disk, refusal
 from intervmerge.records.scores import accuracy
@@ -18,24 +18,22 @@ from intervmerge.workers.luggage import LeftLuggage
 from intervmerge.workers.tasks import train_again
 
 
-def repeat_finalists(study: Study, crew: Crew, watch: Watcher, numbers: Collection[int], left: LeftLuggage) -> None:
+def repeat_finalists(
+    study: Study, crew: Crew, watch: Watcher, unrepeated: Sequence[tuple[int, int]], left: LeftLuggage
+) -> None:
     """Train what the study lacks, and keep each in the journal as soon as it ends.
 
     One that fails is said and left out; the same search tries it again.
 
     Args:
-        study: whose `unrepeated` is trained.
+        study: of the finalists.
         crew: who trains, with the teachers' features on all splits.
         watch: told of every end.
-        numbers: of the trials on the base that the crew has.
+        unrepeated: (trial number, seed) of those on the base that the crew has.
         left: gives and takes the files of repeats, where no folder is shared.
     """
-    record = study.record
-    finalists = {trial.number: trial for trial in record.front}
-    unrepeated = ((number, seed) for number, seed in record.unrepeated if number in numbers)
-    missing = [(finalists[number], seed, left.of(number, seed)) for number, seed in unrepeated]
-    bases = {finalists[number].base_fingerprint for number in numbers}
-    among = sum(trial.base_fingerprint in bases for trial in record.front)
+    record, among = study.record, len({number for number, _ in unrepeated})
+    missing = [(record.trial(number), seed, left.of(number, seed)) for number, seed in unrepeated]
     phase = f"error bars: {len(missing)} trainings of {among} finalists with further seeds"
     watch.phase(phase)
     watch.progress(phase, 0, len(missing))

@@ -30,19 +30,21 @@ class Final:
     """Of the bases, where these are searched."""
     here: bool
     """Whether all workers are on this machine."""
-    test_all: bool = False
-    """Whether every complete trial is measured, or those of the fronts."""
+    every: bool = False
+    """Whether every complete trial is a finalist, or those of the front."""
 
     def repeat(self) -> None:
-        """Train the front's trials with further seeds."""
+        """Train the finalists with further seeds."""
         record = self.study.record
-        for numbers in self._on_each_base([record.trial(number) for number, _ in record.unrepeated]):
-            repeat_finalists(self.study, self.crew, self.watch, numbers, self.left)
+        unrepeated = record.left_to_repeat(self.every)
+        for numbers in self._on_each_base([record.trial(number) for number, _ in unrepeated]):
+            missing = [pair for pair in unrepeated if pair[0] in numbers]
+            repeat_finalists(self.study, self.crew, self.watch, missing, self.left)
 
     def measure(self) -> None:
         """Measure what was not measured on `test` yet."""
         record = self.study.record
-        untested = record.left_to_test(self.test_all)
+        untested = record.left_to_test(self.every)
         for numbers in self._on_each_base([record.trial(number) for number in untested]):
             self._pairs({number: untested[number] for number in numbers})
         self._bases()
@@ -62,7 +64,7 @@ class Final:
         """Each pair is kept as soon as it is there."""
         luggage = {number: self.left.of(number) for number in untested}
         pairs = [(number, "test", task, luggage[number]) for number, tasks in untested.items() for task in tasks]
-        phase = f"{'all trials' if self.test_all else 'the fronts'} on test: {len(pairs)} pairs of trial and task"
+        phase = f"{'all trials' if self.every else 'the fronts'} on test: {len(pairs)} pairs of trial and task"
         self.watch.phase(phase)
         self.watch.progress(phase, 0, len(pairs))
         trials = {trial.number: trial for trial in self.study.record.trials}

@@ -20,7 +20,7 @@ POLL_SECONDS, PATIENCE = 1.0, 4.0
 """Seconds between two looks at the journal, and at least so many times what the last look took."""
 
 LEFT: Mapping[str, Callable[[StudyRecord], int]] = {
-    "error bars: finalists trained again": lambda record: len(record.unrepeated),
+    "error bars: finalists trained again": lambda record: len(record.left_to_repeat()),
     "the fronts on test: pairs of trial and task": lambda record: sum(map(len, record.untested.values())),
 }
 """What comes after the trials, and how much of it is left."""
