@@ -52,6 +52,7 @@ from intervmerge.suites.datasets.arrow import write_images
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.suites.suite_file import disagreements, files_of
+from intervmerge.suites.teachers.tangent import TANGENT as TANGENT_METHODS
 from intervmerge.training.finetune import finetune
 from intervmerge.training.methods.linearized import Linearized
 from intervmerge.training.methods.table import METHODS
@@ -61,6 +62,7 @@ from intervmerge.training.sibling import finetune_each
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
+from intervmerge.trial.scoring.references import references
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=6, batch=16, learning_rate=1e-3)
@@ -394,6 +396,44 @@ def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, su
         assert bool(((own.mean >= 0) & (own.mean <= 1 + 1e-9)).all())
     assert (len(found[FULL].moved), len(found[LORA].moved)) == (20, 10)  # LoRA leaves the MLPs alone
     assert list(compare(suite, None, 4, device="cpu")) == [FULL]
+
+
+# ----------------------------------------------------------------------------------------------------- tangent teachers
+
+
+@pytest.mark.parametrize("method", TANGENT_METHODS)
+def test_what_teaches_a_tangent_suite_is_the_tangent_model(method: str, home: Path) -> None:
+    suite = load_suite(home / f"odd-{method}")
+    bench, split = Bench(merge(suite, "task_arithmetic", scaling=0.3), "cpu"), "validation"
+    for task in suite.tasks:
+        pixels = task.splits[split].pixels
+        expected = expand(suite, pixels, {"own": task.task_vector}, CPU).features({"own": 1.0})
+        torch.testing.assert_close(bench.teachers(split)[task.name], expected, rtol=0, atol=1e-5)
+        network = suite.features(suite.encoder(task.finetuned), pixels)
+        assert (network - expected).abs().max() > 1e-3
+    individual = references(bench, split)["individual"]
+    assert all(score.agreeing == score.total and score.bias == 0 for score in individual.values())
+    assert Gauge(suite, "cpu").individual(split) == {task: score.accuracy for task, score in individual.items()}
+
+
+@pytest.mark.parametrize("method", TANGENT_METHODS)
+def test_tangent_and_network_of_the_same_files_are_two_teachers_and_two_bases(method: str, home: Path) -> None:
+    tangent = load_suite(home / f"odd-{method}")
+    network = replace(tangent, file=replace(tangent.file, finetuned_by=""))
+    assert tangent.fingerprint == network.fingerprint  # the files are the same
+    for name in tangent.task_names:
+        assert tangent.teacher(name) != network.teacher(name)
+    of = {"scaling": 0.3}
+    assert merge(tangent, "task_arithmetic", **of).fingerprint != merge(network, "task_arithmetic", **of).fingerprint
+
+
+def test_a_tangent_teacher_has_no_blocks_to_look_at(home: Path) -> None:
+    suite = load_suite(home / "odd-linearized")
+    bench = Bench(merge(suite, "task_arithmetic", scaling=0.3), "cpu")
+    training = TrainingConfig(steps=1, batch=4, loss="blocks")
+    with pytest.raises(SuiteError, match=r"finetuned_by: linearized.*a tangent model has none"):
+        run_trial(TrialConfig(training=training), bench)
+    assert run_trial(TrialConfig(training=replace(training, loss="l1")), bench).rungs
 
 
 # ---------------------------------------------------------------------------------------------------- table and claims

@@ -27,6 +27,7 @@ from intervmerge.suites.readers.canonical import Target
 from intervmerge.suites.readers.lora import apply
 from intervmerge.suites.readers.table import read_checkpoint
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.suites.teachers.tangent import TANGENT
 from intervmerge.training.checkpoint import Checkpoint
 from intervmerge.training.finetune import finetune
 from intervmerge.training.lesson import Lesson, TaskImages, cross_entropy, shifted
@@ -249,6 +250,11 @@ def tangent(tau: float, seed: int = 1) -> Linearized:
         for weight in found.change.parameters():
             weight.copy_(tau * torch.randn(weight.shape, generator=generator))
     return found
+
+
+def test_tangent_suites_are_those_whose_students_are_tangent_models() -> None:
+    trained = {method for method in METHODS if isinstance(student(method, **OPTIONS.get(method, {})), Linearized)}
+    assert trained == set(TANGENT)
 
 
 def test_the_tangent_model_is_the_first_order_expansion() -> None:

@@ -12,6 +12,7 @@ from intervmerge.engines.exact import edit_of
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import CHUNK, Edit, Encoder, unedited
 from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.teachers.own import network
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ def student(encoder: Encoder, interventions: Interventions | None, suite: Suite,
 
 
 def teacher(suite: Suite, task: Task, device: torch.device) -> Model:
-    """A task's fine-tuned model."""
-    return Model(suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device))
+    """A task's fine-tuned model.
+
+    Raises:
+        SuiteError: it is a tangent model, which has no blocks.
+    """
+    return Model(network(suite, task).to(device))
 
 
 def chunks(suite: Suite, pixels: Tensor, device: torch.device) -> Iterator[Tensor]:

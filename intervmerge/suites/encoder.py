@@ -133,9 +133,14 @@ class Encoder(nn.Module):
         )
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return cast(Tensor, self.tower.proj).device
+
+    @property
     def at_once(self) -> int:
         """Images in one forward that trains nothing, quickest where the encoder is; a power of two, at most CHUNK."""
-        if self.tower.proj.device.type != "cpu":
+        if self.device.type != "cpu":
             return CHUNK
         fitting = max(1, CPU_TOKENS // self.architecture.tokens)
         return int(min(CHUNK, 2 ** (fitting.bit_length() - 1)))
@@ -237,6 +242,8 @@ class Encoder(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Normalised images [images, 3, size, size] to un-normalised features [images, features]."""
         return self.run(self.embed(images))
+
+    forward = features
 
 
 def check_state(state: State, expected: State, where: object) -> None:

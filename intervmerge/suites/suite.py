@@ -33,6 +33,7 @@ from intervmerge.suites.suite_file import disagreements
 from intervmerge.suites.suite_file import files_of as files_of
 from intervmerge.suites.suite_file import read_suite_file as read_suite_file
 from intervmerge.suites.suite_file import write_yaml as write_yaml
+from intervmerge.suites.teachers.tangent import TANGENT, FeatureModel
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,22 @@ class Suite:
         """uint8 pixels [..., 3, size, size] to what the encoder takes, fp32, on the same device."""
         return self.file.normalization(pixels)
 
-    def features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+    def features(self, model: FeatureModel, pixels: Tensor) -> Tensor:
         """Un-normalised features [images, features] of uint8 pixels [images, 3, size, size]; no gradients."""
-        device, parts = encoder.tower.proj.device, pixels.split(encoder.at_once)
+        parts = pixels.split(model.at_once)
         with torch.no_grad():
-            return torch.cat([encoder.features(self.normalise(part.to(device))) for part in parts])
+            return torch.cat([model.features(self.normalise(part.to(model.device))) for part in parts])
 
     def encoder(self, state: State, where: object = "weights") -> Encoder:
         """A frozen encoder of this suite's architecture on the given weights, which are not copied."""
         with torch.device("meta"):
             encoder = Encoder(self.architecture)
         return encoder.load(state, where, copy=False)
+
+    @property
+    def is_tangent(self) -> bool:
+        """Whether its tasks' own models are tangent models."""
+        return self.file.finetuned_by in TANGENT
 
     def only(self, names: list[str]) -> Suite:
         """The same suite with some of its tasks."""
@@ -136,12 +142,16 @@ class Suite:
     def teacher(self, task: str) -> str:
         """Hash of what decides a teacher's features of given images: its architecture, normalisation and weights."""
         file = self.file.tasks[self.task_names.index(self.task(task).name)]
-        return self.model([file.finetuned] if file.finetuned else [self.file.pretrained, str(file.task_vector)])
+        own = file.finetuned or str(file.task_vector)
+        if self.is_tangent:
+            return self.model([self.file.pretrained, own], "tangent")
+        return self.model([own] if file.finetuned else [self.file.pretrained, own])
 
-    def model(self, weights: Sequence[str]) -> str:
+    def model(self, weights: Sequence[str], *kind: str) -> str:
         """Hash of what decides the features of given images by a model of these files of suite.yaml."""
         content = [self.hashes[path] for path in weights]
-        return hashlib.sha256(repr((self.architecture, self.file.normalization, content)).encode()).hexdigest()[:16]
+        decides = (self.architecture, self.file.normalization, content, *kind)
+        return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
 
 def warn_of_disagreements(suite: Suite) -> None:

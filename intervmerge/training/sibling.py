@@ -18,6 +18,7 @@ from intervmerge.machine import cache_folder
 from intervmerge.quoting import as_file
 from intervmerge.suites.suite import Suite, load_suite, packaged
 from intervmerge.suites.suite_file import SuiteFile, files_of
+from intervmerge.suites.teachers.tangent import TANGENT
 from intervmerge.training.finetune import finetune, is_finetuned, labelled, training_of
 from intervmerge.training.methods.table import METHODS
 from intervmerge.training.recipe import Recipe
@@ -103,7 +104,7 @@ def _written(suite: Suite, out: Path, vectors: Mapping[str, str], method: str, s
 
 
 def _sibling(suite: Suite, out: Path, vectors: Mapping[str, str], method: str, seed: int) -> SuiteFile:
-    file, whole = suite.file, METHODS[method].measured
+    file, tangent = suite.file, method in TANGENT
     inside = suite.folder in {path.parent for path in packaged().values()}
 
     def placed(name: str) -> str:
@@ -122,7 +123,7 @@ def _sibling(suite: Suite, out: Path, vectors: Mapping[str, str], method: str, s
         )
         for task in file.tasks
     ]
-    used = f"; the plain network is computed with these weights, {whole} was trained" if whole else ""
+    used = "; what was trained, and teaches, is the tangent model, what is merged the network" if tangent else ""
     note = f"fine-tuned here, {method}, seed {seed}{used}"
     return replace(
         file,

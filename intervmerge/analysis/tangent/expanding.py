@@ -10,11 +10,7 @@ from torch import Tensor
 
 from intervmerge.merging import State
 from intervmerge.suites.suite import Suite
-from intervmerge.training.methods.linearized import expansion
-from intervmerge.training.methods.student import Whole
-
-CHUNK = 64
-"""Images at a time: forward derivatives keep what plain forwards free."""
+from intervmerge.suites.teachers.tangent import AT_ONCE, expansion
 
 
 @dataclass(frozen=True)
@@ -47,13 +43,13 @@ def expand(suite: Suite, pixels: Tensor, vectors: Mapping[str, State], device: t
         vectors: task vectors by name, dense or of low rank.
         device: where it is computed; features come back on the CPU.
     """
-    start = Whole(suite.encoder(suite.pretrained).to(device)).requires_grad_(False)
-    parts = [suite.normalise(part.to(device)) for part in pixels.split(CHUNK)]
+    start = suite.encoder(suite.pretrained).to(device)
+    parts = [suite.normalise(part.to(device)) for part in pixels.split(AT_ONCE)]
     before: list[Tensor] = []
     changes: dict[str, Tensor] = {}
     with torch.no_grad():
         before = [start(images).cpu() for images in parts]
         for name, vector in vectors.items():
-            change = {f"encoder.tower.{layer}": vector[layer].float().to(device) for layer in vector}
+            change = {f"tower.{layer}": vector[layer].float().to(device) for layer in vector}
             changes[name] = torch.cat([expansion(start, change, images)[1].cpu() for images in parts])
     return Tangent(torch.cat(before), changes)

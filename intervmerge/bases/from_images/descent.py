@@ -19,6 +19,7 @@ from intervmerge.errors import ConfigError
 from intervmerge.merging import State
 from intervmerge.suites.encoder import Edit
 from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.teachers.own import fine_tuned
 
 
 class Learned(Protocol):
@@ -141,8 +142,7 @@ def _targets(suite: Suite, task: Task, pixels: Tensor, loss: Loss, device: torch
     """The teacher's features, where the loss reads them; else nothing of as many rows."""
     if not loss.needs_teacher:
         return torch.empty(len(pixels), 0)
-    teacher = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
-    return suite.features(teacher, pixels).cpu()
+    return suite.features(fine_tuned(suite, task).to(device), pixels).cpu()
 
 
 def _check_finite(weights: Mapping[str, Tensor], step: int, schedule: Schedule) -> None:

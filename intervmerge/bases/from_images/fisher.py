@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -58,19 +58,6 @@ def fisher(
     return {name: weighed_by_entry(*both).float() for name, both in sums.items()}
 
 
-class _Features(nn.Module):
-    """An encoder as torch.func calls it."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images to features."""
-        features: Tensor = self.encoder.features(images)  # type: ignore[operator]
-        return features
-
-
 def diagonal_of(
     suite: Suite,
     task: Task,
@@ -80,9 +67,9 @@ def diagonal_of(
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Tensor]:
     """F of a task's own model by layer, fp64, of uint8 pixels [images, 3, size, size]."""
-    module = _Features(suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device))
+    module = suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
     weights = {name: weight.detach() for name, weight in module.named_parameters()}
-    prefix = "encoder.tower."
+    prefix = "tower."
 
     def surprise(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         features = functional_call(module, weights, (image.unsqueeze(0),))
@@ -94,7 +81,7 @@ def diagonal_of(
     done = 0
     for part in pixels.split(together):
         images = suite.normalise(part.to(device))
-        chances = task.logits(module.encoder.features(images)).softmax(-1).cpu()  # type: ignore[operator]
+        chances = task.logits(module.features(images)).softmax(-1).cpu()
         labels = torch.multinomial(chances, 1, generator=draw).squeeze(1).to(device)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no gradients by image
             for name, each in gradients(weights, images, labels).items():

@@ -61,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Fine-tune, write, and say what to write into suite.yaml."""
     from intervmerge.settings import read_settings
+    from intervmerge.suites.teachers.tangent import TANGENT
     from intervmerge.training.finetune import finetune
     from intervmerge.training.methods.adapter import write_adapter
     from intervmerge.training.methods.lora import Lora
-    from intervmerge.training.methods.table import METHODS
     from intervmerge.training.recipe import Recipe
     from intervmerge.views.terminal.screen import Screen
 
@@ -107,7 +107,7 @@ def run(chosen: argparse.Namespace) -> int:
         screen.close()
     if isinstance(found.student, Lora) and chosen.adapter is not None:
         write_adapter(found.student, chosen.adapter)
-    whose = f", of {METHODS[method].measured}" if METHODS[method].measured else ""
+    whose = ", of the tangent model" if method in TANGENT else ""
     screen.phase(f"written: {chosen.out} (validation {100 * found.accuracy:.1f} %{whose})")
     return 0
 

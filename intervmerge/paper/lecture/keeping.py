@@ -85,4 +85,5 @@ def _suites(order: Order) -> dict[str, Suite | None]:
 
 def _measured_on(order: Order, own: Suite) -> str:
     """What decides the figures of a suite's entries."""
-    return f"{order.suite.fingerprint}/{own.fingerprint}/{order.training.steps} steps"
+    taught = " taught by tangent models" if own.is_tangent else ""
+    return f"{order.suite.fingerprint}/{own.fingerprint}/{order.training.steps} steps{taught}"

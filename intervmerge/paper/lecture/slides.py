@@ -19,7 +19,8 @@ COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, �
 NOTE = (
     "Accuracy on test in percent, mean over tasks; a model without λ stands under λ = 1. λ is searched on validation "
     "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. "
-    "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels. "
+    "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels "
+    "towards each task's own model, which is the tangent model where that was trained. "
     "The slides' figures are of ViT-B/32 and of other checkpoints: compare the order, not the figures."
 )
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from intervmerge.suites.doctor.weights import PRETRAINED, Weights, read_weights
-from intervmerge.suites.encoder import CHUNK, Encoder
+from intervmerge.suites.encoder import CHUNK
 from intervmerge.suites.images import Split
 from intervmerge.suites.published.tables import Dataset, Figures, dataset_of, figures_of
 from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.teachers.own import fine_tuned
+from intervmerge.suites.teachers.tangent import FeatureModel
 
 IMAGES, CROSS_IMAGES = 1_000, 200
 """Labelled images a task that its own models are measured on, and those of other tasks or activation, at most."""
@@ -65,7 +67,7 @@ class Examination:
         self.figures = figures_of(suite.file.checkpoint_family, suite.architecture) if figures is None else figures
         self._samples: dict[str, Sample] = {}
         self._features: dict[tuple[str, str, str], Tensor] = {}
-        self._held: tuple[tuple[str, str], Encoder] | None = None
+        self._held: tuple[tuple[str, str], FeatureModel] | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -115,16 +117,14 @@ class Examination:
         """Of a model with the task's own head on the sample, 0..1."""
         return float(self.hits(model, task).double().mean())
 
-    def _encoder(self, model: str, activation: Activation) -> Encoder:
+    def _encoder(self, model: str, activation: Activation) -> FeatureModel:
         """One at a time is held: a full-size one has hundreds of MB."""
         if self._held is None or self._held[0] != (model, activation):
             self._held = None
-            state = self.suite.pretrained if model == PRETRAINED else self.suite.task(model).finetuned
-            shape = replace(self.suite.architecture, activation=activation)
-            self._held = (
-                (model, activation),
-                replace(self.suite, architecture=shape).encoder(state, model).to(self._device),
-            )
+            suite = replace(self.suite, architecture=replace(self.suite.architecture, activation=activation))
+            bare = model == PRETRAINED
+            found = suite.encoder(suite.pretrained, model) if bare else fine_tuned(suite, suite.task(model))
+            self._held = (model, activation), found.to(self._device)
         return self._held[1]
 
 

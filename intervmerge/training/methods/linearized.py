@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from intervmerge.suites.encoder import Encoder
+from intervmerge.suites.teachers.tangent import expansion
 from intervmerge.training.methods.student import Student, Whole
-
-
-def expansion(start: Whole, change: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """f(x; θ0) and J_θ0 f(x) τ, both [images, features].
-
-    Args:
-        start: the network at θ0.
-        change: τ by name of its parameters; those left out do not move.
-        images: normalised [images, 3, size, size].
-    """
-    fixed = {name: weight for name, weight in start.named_parameters() if name not in change}
-    moved = {name: start.get_parameter(name) for name in change}
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # the fused kernels have no forward derivatives
-        warnings.simplefilter("ignore", FutureWarning)  # torch writes its rules for them in what it deprecates
-        found = jvp(lambda state: functional_call(start, {**fixed, **state}, (images,)), (moved,), (dict(change),))
-    return found[0], found[1]
 
 
 class Linearized(Student):

@@ -29,11 +29,7 @@ class Method:
     """Its own settings."""
     build: Callable[[Encoder, Any, Surroundings], Student]
     """From the pre-trained encoder, these settings, and what is around."""
-    measured: str = ""
-    """Of what its figures are, where that is not the network with the weights that are written."""
 
-
-TANGENT = "the tangent model"
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -42,14 +38,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "in the tangent space of the pre-trained model",
             NoOptions,
             lambda encoder, _, __: Linearized(encoder),
-            measured=TANGENT,
         ),
         "lora": Method("low-rank updates of the attention", LoraOptions, Lora),
         "tau_jp": Method(
             "linearized, and what it changes in features of other tasks' images is kept small",
             TauJpOptions,
             TauJp,
-            measured=TANGENT,
         ),
     }
 )

@@ -14,6 +14,7 @@ from intervmerge.finite import check_finite
 from intervmerge.interventions import Interventions
 from intervmerge.suites.encoder import CHUNK, unedited
 from intervmerge.suites.suite import Suite
+from intervmerge.suites.teachers.own import network
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ def block_targets(suite: Suite, device: torch.device) -> Tensor:
 
     Raises:
         NotFiniteError: a value is infinite or NaN.
+        SuiteError: the teachers are tangent models, which have no blocks.
     """
     found, start = [], 0
     for task, size in zip(suite.tasks, sizes(suite, "adapt").values(), strict=True):
-        engine = ExactEngine(suite, suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device))
+        engine = ExactEngine(suite, network(suite, task).to(device))
         with torch.no_grad():
             for part in torch.arange(start, start + size).split(CHUNK):
                 found.append(shown(engine, None, Batch("adapt", part[None]), None, blocks=True)[0].cpu())

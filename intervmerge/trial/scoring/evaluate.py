@@ -16,8 +16,9 @@ from intervmerge.interventions import Interventions
 from intervmerge.records.bits import packed
 from intervmerge.records.scores import Score
 from intervmerge.stores.store import Store
-from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Suite, Task
+from intervmerge.suites.teachers.own import fine_tuned
+from intervmerge.suites.teachers.tangent import FeatureModel
 from intervmerge.trial.joint import Routes
 
 
@@ -32,11 +33,11 @@ def teacher_features(
         NotFiniteError: a feature is infinite or NaN; it is not kept.
     """
 
-    def encoder(task: Task) -> Encoder:
-        return suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
+    def own(task: Task) -> FeatureModel:
+        return fine_tuned(suite, task).to(device)
 
     return {
-        task.name: kept_features(suite, task, split, "the teacher", suite.teacher(task.name), encoder, store, device)
+        task.name: kept_features(suite, task, split, "the teacher", suite.teacher(task.name), own, store, device)
         for task in suite.tasks
         if tasks is None or task.name in tasks
     }
@@ -48,7 +49,7 @@ def kept_features(
     split: str,
     whose: str,
     model: str,
-    encoder: Callable[[Task], Encoder],
+    encoder: Callable[[Task], FeatureModel],
     store: Store,
     device: torch.device,
 ) -> Tensor:
@@ -152,7 +153,7 @@ def measure_encoders(
     suite: Suite,
     split: str,
     teachers: Mapping[str, Tensor],
-    encoder: Callable[[Task], Encoder],
+    encoder: Callable[[Task], FeatureModel],
     tasks: Collection[str] | None = None,
     routes: Routes | None = None,
 ) -> dict[str, Score]:
@@ -164,7 +165,7 @@ def measure_encoders(
     return measure(suite, split, teachers, found, tasks, routes)
 
 
-def encoded(suite: Suite, split: str, encoder: Encoder, index: Tensor) -> Tensor:
+def encoded(suite: Suite, split: str, encoder: FeatureModel, index: Tensor) -> Tensor:
     """Features [images, features] of images of a split by their numbers, by a whole model, a few at a time."""
     parts = index.split(encoder.at_once)
     return torch.cat([suite.features(encoder, pixels_of(suite, split, part)) for part in parts])

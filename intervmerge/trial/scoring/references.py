@@ -13,6 +13,8 @@ from intervmerge.merging import combine
 from intervmerge.records.scores import Score
 from intervmerge.suites.encoder import Encoder
 from intervmerge.suites.suite import Task
+from intervmerge.suites.teachers.own import fine_tuned
+from intervmerge.suites.teachers.tangent import FeatureModel
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.scoring.evaluate import encoded, kept_features, measure
 
@@ -25,8 +27,8 @@ def references(bench: Bench, split: str, tasks: Collection[str] | None = None) -
     suite, device, routes = bench.base.suite, bench.device, bench.routes(split)
     teachers = bench.teachers(split)
 
-    def own(task: Task) -> Encoder:
-        return suite.encoder(task.finetuned, f"fine-tuned {task.name}").to(device)
+    def own(task: Task) -> FeatureModel:
+        return fine_tuned(suite, task).to(device)
 
     @cache
     def pretrained() -> Encoder:
@@ -38,7 +40,7 @@ def references(bench: Bench, split: str, tasks: Collection[str] | None = None) -
         state = combine(suite.pretrained, {"multi-task": suite.multitask}, 1.0)
         return suite.encoder(state, "multi-task").to(device)
 
-    def scored(whose: str, model: Callable[[Task], str], encoder: Callable[[Task], Encoder]) -> dict[str, Score]:
+    def scored(whose: str, model: Callable[[Task], str], encoder: Callable[[Task], FeatureModel]) -> dict[str, Score]:
         """By features that are kept; of images of other tasks, which a router sends, by new ones."""
         images = numbers(suite, split)
 
