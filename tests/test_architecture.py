@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "intervmerge"
 ROOMS = (
-    *("errors", "settings", "seeding", "quoting", "finite", "files", "disk", "machine", "mlflow_uris"),
+    *("errors", "settings", "seeding", "quoting", "finite", "files", "disk", "machine", "processes", "mlflow_uris"),
     *("remote", "stores"),
     *("pareto", "merging", "interventions", "records", "suites", "engines", "bases", "training", "trial", "space"),
     *("study", "views", "session", "watchdog", "workers", "search", "bundle", "analysis", "paper", "recorded"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import asdict, replace
 from math import atan, pi, sqrt
@@ -23,7 +24,7 @@ from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, w
 from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
 from intervmerge.paper.order import Order, rule_of, shipped
 from intervmerge.paper.points import Training, fewest, limited, point
-from intervmerge.paper.tables.measured import CUT, Measured, Run
+from intervmerge.paper.tables.measured import CUT, Measured, Run, is_point, points_of
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.paper.tables.rows import Published, Row
 from intervmerge.paper.targets import FIGURES, TARGETS
@@ -310,6 +311,15 @@ def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_f
     shape = order.suite.architecture
     counted = {"width": shape.width, "num_blocks": shape.blocks, "num_tasks": len(order.suite.tasks)}
     assert found.extra_params == count_extra_params(InterventionConfig(rank=2), **counted)
+
+
+@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if any(map(is_point, table.rows))])
+def test_a_training_outside_of_studies_crosses_to_another_process(name: str, odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path, device="cpu", seeds=2)
+    wanted = points_of(order, TABLES[name])
+    assert {of.seed for of in wanted} == {0, 1}
+    again: list[Training] = pickle.loads(pickle.dumps(wanted))
+    assert [of.path(replace(order)) for of in again] == [of.path(order) for of in wanted]
 
 
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:

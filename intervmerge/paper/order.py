@@ -13,6 +13,7 @@ import yaml
 
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.files import write_whole
+from intervmerge.machine import cores, find_device
 from intervmerge.mlflow_uris import local_uri
 from intervmerge.settings import read_file
 from intervmerge.space.bases import Base, Fixed, searched
@@ -50,6 +51,11 @@ class Order:
     def suite(self) -> Suite:
         """The suite, opened."""
         return load_suite(self.place)
+
+    @property
+    def processes(self) -> int:
+        """Trainings outside of studies that run side by side: as many as workers, on a CPU; a GPU has one."""
+        return (self.workers or cores()) if find_device(self.device).type == "cpu" else 1
 
     @property
     def training(self) -> TrainingConfig:

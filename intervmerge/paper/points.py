@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from intervmerge.files import write_whole
 from intervmerge.interventions import InterventionConfig, extra_params
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.paper.order import Order, rest_of, rule_of
+from intervmerge.processes import each
 from intervmerge.records.scores import Scores
+from intervmerge.search.watch import Watcher
 from intervmerge.settings import read_settings
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites.images import Split
@@ -101,6 +104,27 @@ def point(order: Order, of: Training) -> Point:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asdict(found)).encode())
     return found
+
+
+def make_points(order: Order, wanted: Iterable[Training], phase: str, watch: Watcher) -> None:
+    """Make what is missing of these, side by side, each once, as long as there is time.
+
+    Args:
+        order: of the suite.
+        wanted: what may be known already.
+        phase: what they are for.
+        watch: told how far it is.
+    """
+    missing = {of.path(order): of for of in wanted if known_point(order, of) is None}
+    if not missing:
+        return
+    phase = f"{phase}: {len(missing)} trainings outside of studies"
+    watch.phase(phase)
+    watch.progress(phase, 0, len(missing))
+    closed = replace(order)  # the open suite does not cross to processes
+    calls = (partial(point, closed, of) for of in missing.values() if not order.is_over)
+    for done, _ in enumerate(each(calls, order.processes), start=1):
+        watch.progress(phase, done, len(missing))
 
 
 def _made(order: Order, of: Training) -> Point:

@@ -11,7 +11,7 @@ from typing import Any
 from intervmerge.paper.figures.of_tables import ACCURACY
 from intervmerge.paper.figures.pictures import Panel, Picture, Series
 from intervmerge.paper.order import Order
-from intervmerge.paper.points import Point, Training, fewest, point
+from intervmerge.paper.points import Point, Training, fewest, known_point, make_points
 from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
 
@@ -52,16 +52,17 @@ def few_images(order: Order, watch: Watcher) -> Picture:
     """Make what is missing, and draw it."""
     counts = sorted({*(count for count in COUNTS if count < fewest(order.suite)), fewest(order.suite)})
     training = order.training
-    lines: dict[str, list[list[Point]]] = {}
+    wanted: dict[str, list[list[Training]]] = {}
     for own in BASES:
         for count in counts:
-            watch.phase(f"few images: {own.words}, {count} images a task")
             bare = Training(own.base(count), None, training, count if own.reads else counts[-1], 0)
-            lines.setdefault(own.words, []).append(_made(order, [bare]))
+            wanted.setdefault(own.words, []).append([bare])
             for repair in own.repairs:
                 chosen = _fitting(order, REPAIRS[repair])
                 again = [Training(own.base(count), chosen, training, count, seed) for seed in range(order.seeds)]
-                lines.setdefault(f"{own.words} + {repair}", []).append(_made(order, again))
+                wanted.setdefault(f"{own.words} + {repair}", []).append(again)
+    make_points(order, [of for line in wanted.values() for at in line for of in at], "few images", watch)
+    lines = {words: [_known(order, at) for at in line] for words, line in wanted.items()}
     across = [
         Panel("few images", "images a task", ACCURACY,
               [_line(n, p, counts) for n, p in lines.items()], logarithmic=True),
@@ -82,8 +83,8 @@ def _fitting(order: Order, repair: Mapping[str, Any]) -> dict[str, Any]:
     return {**repair, "rank": min(repair["rank"], shape.width // 2, shape.features // 2)}
 
 
-def _made(order: Order, wanted: Sequence[Training]) -> list[Point]:
-    return [point(order, of) for of in wanted if not order.is_over]
+def _known(order: Order, wanted: Sequence[Training]) -> list[Point]:
+    return [found for of in wanted if (found := known_point(order, of)) is not None]
 
 
 def _line(name: str, points: Sequence[Sequence[Point]], places: Sequence[float]) -> Series:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ from intervmerge.paper.lecture.rows import ROWS, SlideRow
 from intervmerge.paper.order import Order, rest_of
 from intervmerge.paper.tables.published import METHODS
 from intervmerge.paper.tables.rows import LAYER_WISE
+from intervmerge.processes import each
 from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite
 
@@ -62,25 +64,38 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
     """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
     suites = _suites(order)
     found = _known(order, suites)
-    for key in [key for key in ENTRIES if key in keys and key not in found]:
-        if order.is_over:
-            return False
-        watch.phase(f"the lecture: {key}")
-        own = suites[ENTRIES[key].method]
-        assert own is not None, "a suite that is not built is known"
-        stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
-        found[key] = ENTRIES[key].measure(stage)
+    missing = [key for key in ENTRIES if key in keys and key not in found]
+    if not missing:
+        return True
+    phase = f"the lecture: {len(missing)} rows and questions"
+    watch.progress(phase, 0, len(missing))
+    closed = replace(order)  # the open suite does not cross to processes
+    calls = (partial(_asked, closed, key) for key in missing if not order.is_over)
+    for done, (key, own) in enumerate(each(calls, order.processes), start=1):
+        found[key] = own
         on = {name: _measured_on(order, of) for name in found if (of := suites[ENTRIES[name].method]) is not None}
         kept = Kept({name: found[name] for name in on}, on)
         order.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path_of(order), json.dumps(asdict(kept), indent=2, ensure_ascii=False).encode())
-    return True
+        watch.progress(phase, done, len(missing))
+    return all(key in found for key in missing)
+
+
+def _asked(order: Order, key: str) -> tuple[str, Found]:
+    entry = ENTRIES[key]
+    own = _suite(order, entry.method)
+    assert own is not None, "a suite that is not built is known"
+    stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
+    return key, entry.measure(stage)
 
 
 def _suites(order: Order) -> dict[str, Suite | None]:
     """By method the suite that it fine-tunes, opened once for all entries; None where it is not built."""
-    methods = {entry.method for entry in ENTRIES.values()}
-    return {method: sibling(order.suite, order.place, method) if method else order.suite for method in methods}
+    return {method: _suite(order, method) for method in {entry.method for entry in ENTRIES.values()}}
+
+
+def _suite(order: Order, method: str) -> Suite | None:
+    return sibling(order.suite, order.place, method) if method else order.suite
 
 
 def _measured_on(order: Order, own: Suite) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.table import Table as Grid
 
 from intervmerge.paper.order import Order
+from intervmerge.paper.points import make_points
 from intervmerge.paper.tables import sheets
 from intervmerge.paper.tables.grids import Grids, check
-from intervmerge.paper.tables.measured import CUT, Reader, make_points
+from intervmerge.paper.tables.measured import CUT, Reader, points_of
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.search.watch import Watcher
 from intervmerge.study.journal import held
@@ -42,9 +43,7 @@ def train(names: Sequence[str], order: Order, watch: Watcher) -> bool:
     with Grids(order, watch) as grids:
         wanted = dict.fromkeys(grid for name in names for grid in TABLES[name].grids if grid not in CUT)
         whole = grids.make(wanted, order.seeds)
-    for seed in range(order.seeds):
-        for name in names:
-            make_points(order, TABLES[name], seed)
+    make_points(order, [of for name in names for of in points_of(order, TABLES[name])], ", ".join(names), watch)
     return whole and not order.is_over
 
 

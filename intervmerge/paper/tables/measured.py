@@ -9,7 +9,7 @@ from functools import cache
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
 from intervmerge.paper.order import Order
-from intervmerge.paper.points import Point, Training, fewest, known_point, point
+from intervmerge.paper.points import Training, fewest, known_point
 from intervmerge.paper.tables.rows import MERGED, Row, Table
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores, accuracy
@@ -144,10 +144,7 @@ def training_of(order: Order, row: Row, seed: int) -> Training:
     return Training(base, row.intervention, training, images, seed, coefficients)
 
 
-def make_points(order: Order, table: Table, seed: int) -> list[Point]:
-    """Train what a table lacks of a seed outside of studies."""
-    found = []
-    for row in table.rows:
-        if is_point(row) and not order.is_over:
-            found.append(point(order, training_of(order, row, seed)))
-    return found
+def points_of(order: Order, table: Table) -> list[Training]:
+    """What a table's rows are that are trained outside of studies, seed after seed."""
+    rows = [row for row in table.rows if is_point(row)]
+    return [training_of(order, row, seed) for seed in range(order.seeds) for row in rows]

@@ -16,16 +16,18 @@ from typing import Any
 
 from intervmerge.errors import ConfigError, DiskError, IntervMergeError, SuiteError
 from intervmerge.files import locked, write_whole
+from intervmerge.processes import each
 from intervmerge.suites.datasets.arrow import read_record, write_mapped
 from intervmerge.suites.datasets.pieces import Pieces
 from intervmerge.suites.datasets.sources.source import Source
 from intervmerge.suites.datasets.splits import SplitRule, chosen
-from intervmerge.suites.datasets.workforce import done
 
 Progress = Callable[[int, int], None]
 """(done, total) images of a task; what was done in an earlier run counts."""
 FORMAT = 1
 """Of what is recorded in a file, and of what an unfinished one leaves beside it."""
+AHEAD = 2
+"""Pieces a process that are handed out before it is free; the images of some cross with them."""
 NAMED = 5
 """Corrupt images that are named in a line."""
 
@@ -162,7 +164,7 @@ def _decode(folder: Path, splits: Sequence[Pieces], processes: int, progress: Pr
     so_far = total - sum(mark.count for _, mark in waiting)
     progress(so_far, total)
     try:
-        for count in done((pieces.piece(mark) for pieces, mark in waiting), processes):
+        for count in each((pieces.piece(mark).decode for pieces, mark in waiting), processes, AHEAD):
             so_far += count
             progress(so_far, total)
     except BrokenProcessPool as error:
