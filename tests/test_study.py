@@ -409,7 +409,7 @@ def nothing(content: bytes, chance: random.Random) -> bytes:
     return chance.choice([b"", b"\n", b"{}\n", b"[]\n", b"null\n", b"\x00" * 64, b"\xff\xfe{", b"garbage\n" * 3])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=48, deadline=None)
 @given(
     damage=st.sampled_from([cut, spoiled, without_a_line, with_a_line_twice, with_another_value, nothing]),
     seed=st.integers(0, 10**6),
