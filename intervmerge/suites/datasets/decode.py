@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 """(done, total) images of a task; what was done in an earlier run counts."""
 FORMAT = 1
 """Of what is recorded in a file, and of what an unfinished one leaves beside it."""
-AHEAD = 2
+AHEAD = 1
 """Pieces a process that are handed out before it is free; the images of some cross with them."""
 NAMED = 5
 """Corrupt images that are named in a line."""
