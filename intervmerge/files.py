@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import random
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,8 @@ FRESH_SECONDS = 2.0
 """A file changed so shortly ago may change again within one tick of its clock; its hash is not kept yet."""
 LOOK_SECONDS = 1.0
 """Who only looks whether a file is held holds it itself for less, on the busiest machine too."""
+_FRESH = re.compile(r"\..+\.[0-9a-f]{32}(\.[^.]+)?")
+"""Names by `replacing`."""
 
 
 @contextmanager
@@ -39,6 +42,17 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove, of some files, those that `replacing` was writing when its process was killed; nobody writes them now.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for path in paths:
+        if _FRESH.fullmatch(path.name):
+            path.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:

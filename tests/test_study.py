@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -44,11 +45,12 @@ from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.journal_file import HELD, JournalFile, mend
-from intervmerge.study.layout import JOURNAL
+from intervmerge.study.layout import JOURNAL, LOCK, repeat_folder, trial_folder
 from intervmerge.study.sameness import check_circumstances, room_for
 from intervmerge.study.study import load_study, settings_of, take_up
 from intervmerge.study.upgrades import FORMAT
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.run import FILE
 from intervmerge.views.tables import write_front
 
 pytestmark = pytest.mark.filterwarnings("default")  # Optuna warns of its own affairs
@@ -104,6 +106,26 @@ def test_a_journal_never_has_a_number_that_json_has_not(tmp_path: Path) -> None:
     with held(tmp_path), pytest.raises(ValueError, match="not JSON compliant"):
         JournalFile(str(tmp_path / JOURNAL)).append_logs([{"figure": float("nan")}])
     assert (tmp_path / JOURNAL).read_bytes() == b""
+
+
+def test_what_a_killed_search_was_writing_is_removed_by_the_next_one_that_holds_the_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from intervmerge.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as fresh:\n"
+        "    fresh.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    trial = trial_folder(tmp_path, 3)
+    repeat = repeat_folder(tmp_path, 3, 1)
+    repeat.mkdir(parents=True)
+    for file in (tmp_path / "front.json", tmp_path / "notes", trial / FILE, repeat / FILE):
+        assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == -signal.SIGKILL
+    mine = [tmp_path / ".hidden", tmp_path / f".{'a' * 32}", trial / f"x.{'a' * 32}.safetensors", repeat / FILE]
+    for file in mine:
+        file.write_text("whole")
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(files) == 4 + len(mine)
+    with held(tmp_path):
+        assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*mine, tmp_path / LOCK}
 
 
 # ---- what Optuna hears

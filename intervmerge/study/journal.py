@@ -15,14 +15,14 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError, IntervMergeError
-from intervmerge.files import locked
+from intervmerge.files import locked, remove_unfinished
 from intervmerge.records.bare import BareBase, bare_base
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.remote.copies import shown
 from intervmerge.space.sources import Traced
 from intervmerge.study.journal_file import HELD, JournalFile, is_held, mend
-from intervmerge.study.layout import JOURNAL, LOCK
+from intervmerge.study.layout import JOURNAL, LOCK, TRIALS
 from intervmerge.study.remote import Say, kept, logged
 from intervmerge.study.telling import excess, objectives, told_as
 from intervmerge.study.upgrades import upgraded, upgraded_settings
@@ -40,7 +40,7 @@ DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "mini
 @contextmanager
 def held(folder: Path, say: Say = logged) -> Iterator[None]:
     """Hold a study's folder: whoever writes to its journal holds it, alone. One that lies on a store is brought here
-    first, and taken there from then on.
+    first, and taken there from then on. Files that a killed process did not finish are removed.
 
     Args:
         folder: of the study.
@@ -54,6 +54,7 @@ def held(folder: Path, say: Say = logged) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / LOCK, wait=False))
+            remove_unfinished([*folder.glob(".*"), *(folder / TRIALS).rglob(".*")])
         except BlockingIOError as error:
             rule = "one process at a time writes to a study"
             raise ConfigError(
