@@ -4,10 +4,12 @@ slides' table and claims."""
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -40,7 +42,7 @@ from intervmerge.merging.lora.low_rank import LowRankVector
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
 from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
-from intervmerge.paper.lecture.keeping import ENTRIES, known, measure
+from intervmerge.paper.lecture.keeping import ENTRIES, known, lacking, measure
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
 from intervmerge.paper.lecture.slides import COLUMNS, cells, markdown
@@ -200,6 +202,8 @@ def test_a_sibling_of_a_packaged_suite_holds_all_of_its_files(odd: Suite, suite:
 )
 def test_what_is_not_built_is_named_with_the_command_that_builds_it(place: str, method: str, command: str) -> None:
     assert how_to_build(place, method) == command
+    of_seed = command.replace(" --out", " --seed 2 --out") + "-seed-2"
+    assert how_to_build(place, method, 2) == of_seed
 
 
 def test_mini8_by_lora_is_packaged_as_pairs_beside_mini8s_own_files() -> None:
@@ -449,7 +453,7 @@ def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
 
 @pytest.mark.slow
 def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order, suite: Suite) -> None:
-    found, gauge = known(order), Gauge(suite, "cpu")
+    (found,), gauge = known(order), Gauge(suite, "cpu")
     assert set(found) == ENTRIES.keys() - {"adamerging"}
     assert [key for key, own in found.items() if own.missing] == ["multi-task"]
     assert found["pre-trained"].as_it_is == gauge.accuracy(suite.pretrained, "test")
@@ -461,25 +465,26 @@ def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order,
 @pytest.mark.slow
 def test_repaired_figures_are_those_of_a_trial_on_the_merged_model_of_the_same_suite(order: Order, home: Path) -> None:
     own = load_suite(home / "odd-lora")
-    found = known(order)["lora knots"]
+    (every,) = known(order)
+    found = every["lora knots"]
     base = merge(own, "knots_ties", scaling=float(found.scaling or 0))
     trial = TrialConfig(intervention=InterventionConfig(formula="noreft", rank=1), training=TrainingConfig(steps=4))
     bench = Bench(base, "cpu")
     scores = bench.measure(run_trial(trial, bench).interventions, "test")
     assert found.repaired == {task: score.accuracy for task, score in scores.items()}
-    without = {key for key, row in known(order).items() if row.searched and not row.repaired}
+    without = {key for key, row in every.items() if row.searched and not row.repaired}
     assert without == {"linear", "tau-Jp"}  # a tangent model has no blocks to intervene at
 
 
 @pytest.mark.slow
 def test_what_was_measured_with_other_steps_is_not_known(order: Order) -> None:
-    assert set(known(replace(order, steps=5))) == set()
+    assert known(replace(order, steps=5)) == [{}]
 
 
 @pytest.mark.slow
 def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path) -> None:
     """Two routes: one expansion along the sum, and the model that fine-tuning trains, its change the sum."""
-    found, own = known(order)["linear"], load_suite(home / "odd-linearized")
+    found, own = known(order)[0]["linear"], load_suite(home / "odd-linearized")
     model, total = Linearized(Encoder(own.architecture).load(own.pretrained)), direction(own, list(TASKS))
     right = {}
     with torch.no_grad():
@@ -496,13 +501,13 @@ def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path)
 def test_what_is_known_is_not_measured_again(order: Order) -> None:
     path = order.folder / "slides.json"
     before = path.stat().st_mtime_ns
-    assert measure(order, Silence(), known(order))
+    assert measure(order, Silence(), known(order)[0])
     assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 def test_of_another_suite_nothing_is_known(order: Order, odd_folder: Path) -> None:
-    other = known(replace(order, place=str(odd_folder)))
+    (other,) = known(replace(order, place=str(odd_folder)))
     assert all(own.missing.startswith("not built: intervmerge finetune") for own in other.values())
     assert set(other) == {key for key, entry in ENTRIES.items() if entry.method}
 
@@ -522,20 +527,66 @@ def test_every_row_of_the_table_is_shown_with_what_it_lacks(odd_folder: Path, tm
 def test_every_figure_and_question_of_a_claim_is_one_of_the_lectures(order: Order) -> None:
     """With two models given, every claim has a number a task."""
     given = dict.fromkeys(("multi-task", "adamerging"), Found(dict.fromkeys(TASKS, 1.0)))
-    found = {**known(order), **given}
+    found = {**known(order)[0], **given}
     assert {len(claim.differences(found)) for claim in CLAIMS} == {len(TASKS)}
     assert all(claim.differences({}) == [] for claim in CLAIMS)
-    assert {held(claim, {}).words for claim in CLAIMS} == {OPEN}
+    assert {held(claim, [{}]).words for claim in CLAIMS} == {OPEN}
 
 
 def test_a_claims_difference_is_of_the_means_and_its_error_is_over_tasks() -> None:
     first, second = {"a": 0.8, "b": 0.7, "c": 0.9}, {"a": 0.5, "b": 0.5, "c": 0.5}
     found = {"non-linear": Found(None, first, 0.3), "pre-trained": Found(second)}
-    own = held(CLAIMS[0], found)
+    own = held(CLAIMS[0], [found])
     assert own.difference == pytest.approx(mean(first) - mean(second))
     assert (own.words, own.seeds) == (HOLDS, 3)
     assert own.error == pytest.approx((0.1**2 / 3) ** 0.5)
     assert fmean(CLAIMS[0].differences(found)) == pytest.approx(0.3)
+
+
+def test_with_several_seeds_of_fine_tuning_a_claims_error_is_over_them() -> None:
+    known = [{"non-linear": Found(None, {"a": 0.5 + gain, "b": 0.5 - gain / 2}, 0.3),
+              "pre-trained": Found({"a": 0.4, "b": 0.4})} for gain in (0.1, 0.2, 0.4)]  # fmt: skip
+    own = held(CLAIMS[0], known)
+    gains = [0.1 + gain / 4 for gain in (0.1, 0.2, 0.4)]
+    assert (own.words, own.seeds) == (HOLDS, 3)
+    assert own.difference == pytest.approx(fmean(gains))
+    assert own.error == pytest.approx(stdev(gains) / 3**0.5)
+    assert held(CLAIMS[0], [*known[:1], {}]) == held(CLAIMS[0], known[:1])  # of one that is measured, over tasks
+
+
+@pytest.mark.slow
+def test_models_of_another_seed_count_once_every_method_has_them_and_are_others(
+    home: Path, suite: Suite, tmp_path: Path
+) -> None:
+    place = str(home / "odd")
+    order = Order(place, tmp_path, seeds=2, device="cpu", steps=4)
+    keys = {"individual", "lora individual"}
+    built = [place_of(place, method, 1) for method in ("standard", *SIBLINGS)]
+    try:
+        assert lacking(order)[0] == f"intervmerge finetune --suite {place} --task each --method linearized --seed 1 " \
+                                    f"--out {place}-linearized-seed-1"  # fmt: skip
+        with threads(1):
+            for path, method in zip(built, ("standard", *SIBLINGS), strict=True):
+                assert len(known(order)) == 1
+                finetune_each(suite, path, lambda task: RECIPE, method=method, options=OPTIONS.get(method), seed=1,
+                              device="cpu")  # fmt: skip
+        assert lacking(order) == []
+        assert measure(order, Silence(), keys)
+        first, second = known(order)
+        for key, method in (("individual", "standard"), ("lora individual", "lora")):
+            again = load_suite(place_of(place, method, 1))
+            assert second[key].as_it_is == Gauge(again, "cpu").individual("test")
+        assert first["individual"] != second["individual"]
+        assert len(known(replace(order, seeds=1))) == 1
+        cell = dict(zip(ROWS, cells(order), strict=True))["individual"][3]
+        assert re.fullmatch(r"\d+\.\d ± \d+\.\d", cell)
+        shutil.rmtree(built[-1])
+        shutil.copytree(home / f"odd-{SIBLINGS[-1]}", built[-1])
+        with pytest.raises(SuiteError, match="the same models for two seeds"):
+            known(order)
+    finally:
+        for path in built:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

@@ -1,4 +1,4 @@
-"""Bases that read images on mini8: accuracy, seconds and images of each, beside what prototypes of them gave.
+"""All merged bases on mini8: accuracy, seconds, images and memory of each, beside what prototypes of them gave.
 
     python tests/benchmarks/bases.py [--only regmean fisher] [--folder DIR] [--processes 2]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -38,9 +39,45 @@ class Case:
 WUDI = {"rule": "wudi", "matrices": "all"}
 LEARNED = {"steps": 100, "learning_rate": 1e-2}
 STRONG = {"extrapolation": 1.0}
+EVERY = {"matrices": "all"}
+SPLIT = {"qkv": "split"}
 CASES = (
+    Case("weight_average", {}, (59.1, 58.4)),
     Case("task_arithmetic", {"scaling": 0.15}, (60.4, 59.3)),
+    Case("task_arithmetic", {"depth": 0.3}, (67.8, 67.8)),
+    Case("task_arithmetic", {"scaling": 1.0, "svc": "authors", "svc_scaling": 0.5}, (68.3, 68.8)),
+    Case("task_arithmetic", {"svc": "paper"}, (58.9, 59.5)),
     Case("ties_sum", {}, (62.8, 62.9)),
+    Case("ties_sum", {"scaling": 0.35}, (62.8, 63.4)),
+    Case("ties_sum", {"scaling": 0.5}, (60.3, 60.9)),
+    Case("ties_sum", {"depth": 0.5}, (68.8, 68.6)),
+    Case("ties_mean"),
+    Case("dare_task_arithmetic"),
+    Case("dare_ties_mean"),
+    Case("dare_ties_sum"),
+    Case("breadcrumbs", {}, (59.9, 58.9)),
+    Case("magmax", {}, (56.8, 56.7)),
+    Case("consensus_task_arithmetic", {"scaling": 0.5}, (60.2, 61.2)),
+    Case("consensus_ties"),
+    Case("pcb", {"density": 0.05, "scaling": 0.8}, (64.0, 64.1)),
+    Case("iso_c", {"scaling": 0.7}, (70.0, 69.7)),
+    Case("iso_c", {"scaling": 0.7, **SPLIT}, (None, 70.2)),
+    Case("iso_c", {"scaling": 0.7, **EVERY}, (67.8, 67.6)),
+    Case("iso_c", {"scaling": 1.0, **EVERY}, (61.1, 61.3)),
+    Case("iso_cts", {"scaling": 0.5, **EVERY}, (68.1, 68.7)),
+    Case("tsv_m", {"scaling": 0.85, **SPLIT}, (70.9, 70.8)),
+    Case("tsv_m", {"scaling": 0.7, **EVERY}, (70.4, 70.3)),
+    Case("tsv_m", {"scaling": 1.0, **EVERY}, (70.1, 69.2)),
+    Case("tsv_m", {"depth": 0.9, **EVERY}, (71.7, 71.8)),
+    Case("cart", {"rank_share": 0.16}, (71.4, 70.7)),
+    Case("wudi", EVERY, (72.9, 72.3)),
+    Case("wudi", {"scaling": 1.3, **EVERY}, (69.4, 69.0)),
+    Case("wudi", {"depth": 1.1}, (73.8, 73.9)),
+    Case("wudi_flow", {}, (72.5, 72.0)),
+    Case("wudi_flow", {"depth": 1.1}),
+    Case("wudi_ridge", {}, (71.9, 71.6)),
+    Case("knots_ties"),
+    Case("knots_dare_ties"),
     Case("regmean", {"off_diagonal": 1.0}, (66.4, 66.0)),
     Case("regmean"),
     Case("regmean_pp", {"off_diagonal": 1.0}, (66.9, 67.4)),
@@ -81,7 +118,9 @@ def measured(case: Case, folder: Path) -> tuple[float, float, float, int, float]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if case.rule in RULES:
         vectors = {task.name: task.task_vector for task in suite.tasks}
-        state, seconds, images = merge_states(suite.pretrained, vectors, case.rule, **case.settings), 0.0, 0
+        start = time.perf_counter()
+        state, images = merge_states(suite.pretrained, vectors, case.rule, **case.settings), 0
+        seconds = time.perf_counter() - start
     else:
         made = make(suite, case.rule, device="cpu", folder=folder, **case.settings)
         state, seconds, images = dict(made.state), made.seconds, made.images

@@ -32,8 +32,9 @@ def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Te
     pull = strength * gram.diagonal().mean()
     if not pull > 0:
         return anchor
-    factor = torch.linalg.cholesky(gram + pull * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-    return torch.cholesky_solve((weighted + pull * anchor).mT, factor).mT
+    pulled = gram.clone()
+    pulled.diagonal().add_(pull)
+    return torch.cholesky_solve((weighted + pull * anchor).mT, torch.linalg.cholesky(pulled)).mT
 
 
 def flow(weighted: Tensor, gram: Tensor, anchor: Tensor, time: float) -> Tensor:
@@ -55,18 +56,25 @@ def flow(weighted: Tensor, gram: Tensor, anchor: Tensor, time: float) -> Tensor:
     return reached
 
 
-def moments_of_updates(stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ τC, Σ C and Σ τ of task vectors [tasks, out, in], C = τᵀτ/‖τ‖², fp64. A task of zeros adds nothing."""
+def moments_of_updates(stack: Tensor, unit: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ τC, Σ C and Σ τ of task vectors [tasks, out, in], C = τᵀτ/‖τ‖², fp64. A task of zeros adds nothing.
+
+    Args:
+        stack: the task vectors, one of which is held twice at a time.
+        unit: what they are divided by.
+    """
     _, rows, columns = stack.shape
     gram = stack.new_zeros(columns, columns, dtype=torch.float64)
-    weighted = stack.new_zeros(rows, columns, dtype=torch.float64)
-    for matrix in map(Tensor.double, stack):
+    weighted, total = (stack.new_zeros(rows, columns, dtype=torch.float64) for _ in range(2))
+    for each in stack:
+        matrix = (each / unit).double()
+        total += matrix
         length = matrix.square().sum()
         if length > 0:
             matrix_gram = matrix.mT @ matrix / length
             gram += matrix_gram
             weighted += (matrix @ matrix.mT) @ matrix / length if rows < columns else matrix @ matrix_gram
-    return weighted, gram, summed(stack)
+    return weighted, gram, total
 
 
 def wudi(stack: Tensor, settings: Settings) -> Tensor:
@@ -74,7 +82,7 @@ def wudi(stack: Tensor, settings: Settings) -> Tensor:
     size = torch.linalg.vector_norm(stack, dtype=torch.float64) / stack.numel() ** 0.5
     if not size > 0:
         return summed(stack)
-    weighted, gram, start = moments_of_updates(stack / size)
+    weighted, gram, start = moments_of_updates(stack, size)
     # Adam makes steps of any slope, of rounding errors too: where the sum is the optimum, the slope has to be 0.
     slope = start @ gram - weighted
     slope = torch.where(slope.abs() > ROUNDING * weighted.abs().max(), slope, 0).float()

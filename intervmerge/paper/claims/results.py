@@ -98,18 +98,23 @@ def _chance(found: Sequence[Outcome]) -> str:
 
 
 def _slides(order: Order) -> str:
-    """The lecture's claims; what no seed changes has tasks for replicates."""
+    """The lecture's claims; of one seed of fine-tuning tasks are the replicates."""
     known, images = keeping.known(order), sum(len(task.splits["test"]) for task in order.suite.tasks)
-    lines = ["## Claims of the lecture", "", *_columns([name.replace("seeds", "tasks") for name in COLUMNS])]
+    one = len(known) == 1
+    names = [name.replace("seeds", "tasks") for name in COLUMNS] if one else COLUMNS
+    lines = ["## Claims of the lecture", "", *_columns(names)]
     for claim in SLIDE_CLAIMS:
         own = held(claim, known)
         cells = line(claim.words, own, images if own.seeds else 0, claim.source, order.suite.name)
         lines.append(f"| {' | '.join(cells)} |")
     rule = (
-        "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed. "
-        "The table `slides` below says which suites a claim needs, and how they are built."
-    )
-    return "\n".join([*lines, "", rule, ""])
+        "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed."
+        if one
+        else "Standard errors are over seeds of fine-tuning; the one model trained on all tasks is the same in each."
+    ) + " The table `slides` below says which suites a claim needs, and how they are built."
+    commands = keeping.lacking(order)
+    more = ["", "Further seeds need:", "", "```", *commands, "```"] if commands else []
+    return "\n".join([*lines, "", rule, *more, ""])
 
 
 def _columns(names: Sequence[str]) -> list[str]:

@@ -1,9 +1,11 @@
-"""The lecture's claims, each a line: a difference by task, whose standard error is over tasks."""
+"""The lecture's claims, each a line: a difference, whose standard error is over seeds of fine-tuning, or over tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean
 
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import Verdict, verdict
@@ -97,6 +99,12 @@ CLAIMS: tuple[SlideClaim, ...] = (
 """One line each in RESULTS.md."""
 
 
-def held(claim: SlideClaim, known: Known) -> Verdict:
-    """What came of a claim; what would be "seeds" are tasks."""
-    return verdict(list(claim.differences(known)), claim.direction)
+def held(claim: SlideClaim, known: Sequence[Known]) -> Verdict:
+    """What came of a claim; what would be "seeds" are tasks where models of one seed are known.
+
+    Args:
+        claim: what is claimed.
+        known: of each seed of fine-tuning.
+    """
+    by_task = [own for own in map(claim.differences, known) if own]
+    return verdict([fmean(own) for own in by_task] if len(by_task) > 1 else [*chain(*by_task)], claim.direction)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from pydantic import TypeAdapter
 
 from intervmerge.analysis.siblings import how_to_build, sibling
+from intervmerge.errors import SuiteError
 from intervmerge.files import write_whole
 from intervmerge.paper.lecture.asking import ASKED, Question
 from intervmerge.paper.lecture.measuring import Found, Stage
@@ -24,11 +25,15 @@ from intervmerge.search.watch import Watcher
 from intervmerge.suites.suite import Suite
 
 ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
+SAME = "standard"
+"""The row of training's METHODS by which a suite's own models were fine-tuned, for seeds beyond them."""
+Suites = Mapping[str, Suite | None]
+"""By method the suite that it fine-tunes, `SAME` that of the order itself; None where it is not built."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was measured, by row or question."""
+    """What was measured, by row or question: `ties`, and with models of another seed `ties/1`."""
 
     found: Mapping[str, Found] = field(default_factory=dict)
     suites: Mapping[str, str] = field(default_factory=dict)
@@ -43,62 +48,106 @@ def path_of(order: Order) -> Path:
     return order.folder / "slides.json"
 
 
-def known(order: Order) -> dict[str, Found]:
-    """What is kept and was measured on these very suites; a suite that is not built is said so."""
-    return _known(order, _suites(order))
+def known(order: Order) -> list[dict[str, Found]]:
+    """What is kept and was measured on these very suites, by seed of fine-tuning, the suite's own models first; a suite
+    that is not built is said so. Another seed counts where every method has a suite of it."""
+    kept = _kept(order)
+    return [_known(order, seed, suites, kept) for seed, suites in _fine_tuned(order).items()]
 
 
-def _known(order: Order, suites: Mapping[str, Suite | None]) -> dict[str, Found]:
-    path, found = path_of(order), {}
-    kept = _KEPT.validate_json(path.read_bytes()) if path.is_file() else Kept()
+def lacking(order: Order) -> list[str]:
+    """Commands that build the suites of seeds that do not count yet."""
+    return [
+        how_to_build(order.place, method, seed)
+        for seed in range(1, order.seeds)
+        for method, own in _suites(order, seed).items()
+        if own is None
+    ]
+
+
+def _kept(order: Order) -> Kept:
+    path = path_of(order)
+    return _KEPT.validate_json(path.read_bytes()) if path.is_file() else Kept()
+
+
+def _known(order: Order, seed: int, suites: Suites, kept: Kept) -> dict[str, Found]:
+    found = {}
     for key, entry in ENTRIES.items():
-        own = suites[entry.method]
+        own = suites[_method(entry)]
         if own is None:
-            found[key] = Found(missing=f"not built: {how_to_build(order.place, entry.method)}")
-        elif kept.suites.get(key) == _measured_on(order, own):
-            found[key] = kept.found[key]
+            found[key] = Found(missing=f"not built: {how_to_build(order.place, _method(entry), seed)}")
+        elif kept.suites.get(_name(key, seed)) == _measured_on(order, suites, entry):
+            found[key] = kept.found[_name(key, seed)]
     return found
 
 
 def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
     """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
-    suites = _suites(order)
-    found = _known(order, suites)
-    missing = [key for key in ENTRIES if key in keys and key not in found]
+    fine_tuned, kept = _fine_tuned(order), _kept(order)
+    by_seed = {seed: _known(order, seed, suites, kept) for seed, suites in fine_tuned.items()}
+    missing = [(key, seed) for seed, own in by_seed.items() for key in ENTRIES if key in keys and key not in own]
     if not missing:
         return True
     phase = f"the lecture: {len(missing)} rows and questions"
     watch.progress(phase, 0, len(missing))
     closed = replace(order)  # the open suite does not cross to processes
-    calls = (partial(_asked, closed, key) for key in missing if not order.is_over)
-    for done, (key, own) in enumerate(each(calls, order.processes), start=1):
-        found[key] = own
-        on = {name: _measured_on(order, of) for name in found if (of := suites[ENTRIES[name].method]) is not None}
-        kept = Kept({name: found[name] for name in on}, on)
+    calls = (partial(_asked, closed, key, seed) for key, seed in missing if not order.is_over)
+    done = 0
+    for done, (key, seed, own) in enumerate(each(calls, order.processes), start=1):
+        on = _measured_on(order, fine_tuned[seed], ENTRIES[key])
+        name = _name(key, seed)
+        kept = Kept({**kept.found, name: own}, {**kept.suites, name: on})
         order.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path_of(order), json.dumps(asdict(kept), indent=2, ensure_ascii=False).encode())
         watch.progress(phase, done, len(missing))
-    return all(key in found for key in missing)
+    return done == len(missing)
 
 
-def _asked(order: Order, key: str) -> tuple[str, Found]:
+def _asked(order: Order, key: str, seed: int) -> tuple[str, int, Found]:
     entry = ENTRIES[key]
-    own = _suite(order, entry.method)
+    own, beside = (_suite(order, method, seed) for method in (_method(entry), SAME))
     assert own is not None, "a suite that is not built is known"
-    stage = Stage(own, order.suite, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
-    return key, entry.measure(stage)
+    assert beside is not None, "a seed counts where every method has a suite"
+    stage = Stage(own, beside, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
+    return key, seed, entry.measure(stage)
 
 
-def _suites(order: Order) -> dict[str, Suite | None]:
-    """By method the suite that it fine-tunes, opened once for all entries; None where it is not built."""
-    return {method: _suite(order, method) for method in {entry.method for entry in ENTRIES.values()}}
+def _name(key: str, seed: int) -> str:
+    return f"{key}/{seed}" if seed else key
 
 
-def _suite(order: Order, method: str) -> Suite | None:
-    return sibling(order.suite, order.place, method) if method else order.suite
+def _method(entry: SlideRow | Question) -> str:
+    return entry.method or SAME
 
 
-def _measured_on(order: Order, own: Suite) -> str:
-    """What decides the figures of a suite's entries."""
+def _fine_tuned(order: Order) -> dict[int, Suites]:
+    """By seed all suites, opened once for all entries; only seeds that count.
+
+    Raises:
+        SuiteError: two seeds have the same models.
+    """
+    found = {seed: _suites(order, seed) for seed in range(order.seeds)}
+    counts: dict[int, Suites] = {seed: own for seed, own in found.items() if not seed or None not in own.values()}
+    for method in found[0]:
+        models = {own.fingerprint: own for suites in counts.values() if (own := suites[method])}
+        if len(models) < sum(suites[method] is not None for suites in counts.values()):
+            got, rule = f"{method} with the same models for two seeds", "another seed gives other models"
+            raise SuiteError(f"suites beside {order.place}", got, rule, how_to_build(order.place, method, 1))
+    return counts
+
+
+def _suites(order: Order, seed: int) -> dict[str, Suite | None]:
+    return {method: _suite(order, method, seed) for method in sorted({_method(entry) for entry in ENTRIES.values()})}
+
+
+def _suite(order: Order, method: str, seed: int) -> Suite | None:
+    return order.suite if (method, seed) == (SAME, 0) else sibling(order.suite, order.place, method, seed)
+
+
+def _measured_on(order: Order, suites: Suites, entry: SlideRow | Question) -> str:
+    """What decides the figures of an entry."""
+    own, beside = suites[_method(entry)], suites[SAME]
+    assert own is not None
+    assert beside is not None
     taught = " taught by tangent models" if own.is_tangent else ""
-    return f"{order.suite.fingerprint}/{own.fingerprint}/{order.training.steps} steps{taught}"
+    return f"{beside.fingerprint}/{own.fingerprint}/{order.training.steps} steps{taught}"

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table as Grid
 
 from intervmerge.analysis.arithmetic.lines import Accuracies, mean
 from intervmerge.files import write_whole
+from intervmerge.paper.lecture.claims import AT_ONE, REPAIRED, SEARCHED
 from intervmerge.paper.lecture.keeping import known, path_of
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
 from intervmerge.paper.order import Order
+from intervmerge.paper.tables.sheets import percent
 from intervmerge.quoting import as_markdown
+from intervmerge.records.spread import spread_of
 
 TITLE = "slides: ways to fine-tune and to merge"
 COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, λ searched", "repaired", "λ")
 NOTE = (
-    "Accuracy on test in percent, mean over tasks; a model without λ stands under λ = 1. λ is searched on validation "
-    "by normalised accuracy, 0 to 1 in 21 steps; tangent models are measured as such. "
+    "Accuracy on test in percent, mean over tasks, and where there are several seeds of fine-tuning ± sample standard "
+    "deviation over them; a model without λ stands under λ = 1. λ is searched on validation by normalised accuracy, "
+    "0 to 1 in 21 steps; tangent models are measured as such. "
     "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels "
     "towards each task's own model, which is the tangent model where that was trained. "
     "The slides' figures are of ViT-B/32 and of other checkpoints: compare the order, not the figures."
@@ -27,9 +32,9 @@ NOTE = (
 
 def cells(order: Order) -> list[list[str]]:
     """The cells of every row, in the order of COLUMNS; a row that cannot be had says why."""
-    found = known(order)
+    by_seed = known(order)
     return [
-        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours(found.get(key, Found(missing="not made")))]
+        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own[key] for own in by_seed if key in own])]
         for key, row in ROWS.items()
     ]
 
@@ -65,12 +70,13 @@ def write(order: Order) -> list[Path]:
     return [path, *(own for own in [path_of(order)] if own.is_file())]
 
 
-def _ours(found: Found) -> list[str]:
-    if found.missing:
-        return [found.missing, "-", "-", "-"]
+def _ours(found: Sequence[Found]) -> list[str]:
+    """The cells of a row, over seeds of fine-tuning."""
+    if not found or found[0].missing:
+        return [found[0].missing if found else "not made", "-", "-", "-"]
     return [
-        *map(_mean, (found.as_it_is, found.searched, found.repaired)),
-        "-" if found.scaling is None else f"{found.scaling:g}",
+        *(_mean([getattr(own, figure) for own in found]) for figure in (AT_ONE, SEARCHED, REPAIRED)),
+        ", ".join(sorted({"-" if own.scaling is None else f"{own.scaling:g}" for own in found})),
     ]
 
 
@@ -78,5 +84,7 @@ def _percent(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:.1f}"
 
 
-def _mean(found: Accuracies | None) -> str:
-    return "-" if found is None else f"{100 * mean(found):.1f}"
+def _mean(found: Sequence[Accuracies | None]) -> str:
+    """Mean over tasks, and over seeds with its spread; of one model that serves all seeds, that model's."""
+    means = [mean(own) for own in found if own is not None]
+    return percent(spread_of(means if len(set(means)) > 1 else means[:1]))
