@@ -32,9 +32,10 @@ def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Te
     pull = strength * gram.diagonal().mean()
     if not pull > 0:
         return anchor
-    pulled = gram.clone()
-    pulled.diagonal().add_(pull)
-    return torch.cholesky_solve((weighted + pull * anchor).mT, torch.linalg.cholesky(pulled)).mT
+    factor = gram.clone()
+    factor.diagonal().add_(pull)
+    torch.linalg.cholesky(factor, out=factor)
+    return torch.cholesky_solve((weighted + pull * anchor).mT, factor).mT
 
 
 def flow(weighted: Tensor, gram: Tensor, anchor: Tensor, time: float) -> Tensor:
@@ -71,7 +72,7 @@ def moments_of_updates(stack: Tensor, unit: Tensor | float = 1.0) -> tuple[Tenso
         total += matrix
         length = matrix.square().sum()
         if length > 0:
-            matrix_gram = matrix.mT @ matrix / length
+            matrix_gram = (matrix.mT @ matrix).div_(length)
             gram += matrix_gram
             weighted += (matrix @ matrix.mT) @ matrix / length if rows < columns else matrix @ matrix_gram
     return weighted, gram, total
