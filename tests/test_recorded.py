@@ -12,6 +12,8 @@ import pytest
 
 import intervmerge as im
 from intervmerge.bases.merged import former_fingerprint
+from intervmerge.errors import ConfigError
+from intervmerge.recorded import TABLES
 from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.suites.suite import load_suite
@@ -19,15 +21,20 @@ from intervmerge.suites.suite import load_suite
 SEEDS, RUNGS = (0, 1, 2), (25, 50, 100)
 
 
+@pytest.fixture(scope="module", params=TABLES)
+def base(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = im.load_recorded().to_pylist()
+def rows(base: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = im.load_recorded(base=base).to_pylist()
     return found
 
 
 @pytest.fixture(scope="module")
-def about() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(im.load_recorded().schema.metadata[b"intervmerge"])
+def about(base: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(im.load_recorded(base=base).schema.metadata[b"intervmerge"])
     return found
 
 
@@ -60,15 +67,21 @@ def test_test_is_counted_at_the_last_rung_alone_and_no_count_is_above_its_images
                 assert (row[f"test_{name}/{task}"] or 0) <= about["references"]["test"]["merged"][task][2]
 
 
-def test_what_it_was_made_of_is_what_is_shipped(about: dict[str, Any]) -> None:
-    base = im.merge(load_suite("mini8"), "ties_sum", scaling=0.3)
-    assert about["base_fingerprint"] == former_fingerprint(base.suite, base.rule, {"scaling": 0.3, "density": 0.2})
-    assert about["note"] == base.suite.file.note
+def test_what_it_was_made_of_is_what_is_shipped(base: str, about: dict[str, Any]) -> None:
+    merged = im.merge(load_suite("mini8"), base)
+    former = former_fingerprint(merged.suite, base, {"scaling": 0.3, "density": 0.2})  # when the first was recorded
+    assert about["base_fingerprint"] == (former if base == "ties_sum" else merged.fingerprint)
+    assert about["note"] == merged.suite.file.note
 
 
-def test_searches_are_replayed_on_it() -> None:
+def test_searches_are_replayed_on_it(base: str) -> None:
     script = Path(__file__).parent / "benchmarks" / "search_efficiency.py"
-    command = [sys.executable, str(script), "--seeds", "1", "--trials", "6", "--variants", "all"]
+    command = [sys.executable, str(script), "--base", base, "--seeds", "1", "--trials", "6", "--variants", "all"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     names = [line[:32].strip() for line in printed.splitlines()[3:]]
     assert names == ["today", "all"]
+
+
+def test_a_base_on_which_nothing_was_recorded_is_named_with_those_that_were() -> None:
+    with pytest.raises(ConfigError, match="ties_sum"):
+        im.load_recorded(base="ties_sun")

@@ -1,4 +1,4 @@
-"""Recorded trials: every configuration of a finite space on mini8, a stand-in, trained with three seeds.
+"""Recorded trials: every configuration of a finite space on mini8, a stand-in, with three seeds; a table a base.
 
 Made by tests/benchmarks/record_trials.py, which says how; for whoever wants to try a search without training anything.
 One row a configuration, seed and rung. Columns: `configuration` (equal for equal ones), seed, steps, formula, rank,
@@ -13,18 +13,35 @@ The suite's images and licences: intervmerge/suites/mini8. The counts are our ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from intervmerge.errors import lookup
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PATH = Path(__file__).parent / "mini8.parquet"
-"""The recorded trials."""
+TABLES: Mapping[str, Path] = MappingProxyType(
+    {
+        "ties_sum": Path(__file__).parent / "mini8.parquet",
+        "wudi_flow": Path(__file__).parent / "mini8-wudi_flow.parquet",
+    }
+)
+"""By the rule of the merged base, at the rule's own settings."""
 
 
-def load_recorded(path: str | Path = PATH) -> pa.Table:
-    """The recorded trials as a table: `im.load_recorded().to_pandas()`."""
+def load_recorded(path: str | Path | None = None, *, base: str = "ties_sum") -> pa.Table:
+    """The recorded trials as a table: `im.load_recorded(base="wudi_flow").to_pandas()`.
+
+    Args:
+        path: a file that record_trials.py made; None is the shipped one of `base`.
+        base: a row of TABLES.
+
+    Raises:
+        ConfigError: nothing was recorded on this base.
+    """
     import pyarrow.parquet as pq
 
-    return pq.read_table(path)
+    return pq.read_table(lookup(TABLES, base, "base") if path is None else path)

@@ -29,7 +29,7 @@ import torch
 from intervmerge.bases.merged import merge
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine, cache_folder
-from intervmerge.recorded import PATH
+from intervmerge.recorded import TABLES
 from intervmerge.records.scores import Score
 from intervmerge.settings import read_settings
 from intervmerge.space.sampling import Sampling, key_of
@@ -164,12 +164,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=cache_folder() / "recorded")
-    parser.add_argument("--out", type=Path, default=PATH)
+    parser.add_argument("--out", type=Path, help="by default the shipped table of the base")
     chosen = parser.parse_args()
     space = read_space(chosen.space)
     if chosen.base:
         space = replace(space, base={"rule": chosen.base})
     first, second = benches(space)
+    out = chosen.out or TABLES[first.base.rule]
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
     second.caches.split("validation")
@@ -192,8 +193,8 @@ def main() -> None:
                 rate = (time.perf_counter() - began) / number
                 print(f"{number} of {len(left)}, {rate:.2f} s each, {rate * (len(left) - number) / 60:.0f} min left",
                       flush=True)  # fmt: skip
-    write(first, space, done, chosen.out)
-    print(f"{chosen.out}: {len(done)} trials")
+    write(first, space, done, out)
+    print(f"{out}: {len(done)} trials")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How much compute a search needs: variants replayed on the recorded trials of mini8, a stand-in. Nothing is trained.
 
-    python tests/benchmarks/search_efficiency.py [--seeds 10] [--trials 64] [--variants NAME ...] [--plot FILE]
+    python tests/benchmarks/search_efficiency.py [--base RULE] [--seeds 10] [--trials 64] [--variants NAME ...]
+        [--plot FILE]
 
 `today` is what a user writes without this package: Optuna's TPE on accuracy and extra parameters, every trial at full
 length, repeats trained again, one configuration for all tasks. The others go through this package's own searcher,
@@ -28,7 +29,7 @@ import optuna
 from optuna.trial import TrialState
 
 from intervmerge.pareto import hypervolume
-from intervmerge.recorded import load_recorded
+from intervmerge.recorded import TABLES, load_recorded
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score, Scores, accuracy
 from intervmerge.records.stopping import MARGIN, STOPPING, Bars
@@ -89,9 +90,9 @@ class Recorded:
     """Configuration, as `text_of` gives it, to steps to row."""
 
     @classmethod
-    def load(cls, seed: int) -> Recorded:
+    def load(cls, seed: int, base: str) -> Recorded:
         """Read them."""
-        table = load_recorded()
+        table = load_recorded(base=base)
         trials: dict[str, dict[int, Mapping[str, Any]]] = {}
         for row in table.to_pylist():
             if row["seed"] == seed:
@@ -277,6 +278,7 @@ def plot(traces: Mapping[str, list[list[Point]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", choices=TABLES, default="ties_sum")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -285,9 +287,10 @@ def main() -> None:
     chosen = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     telling.TOLD = {**telling.TOLD, **dict.fromkeys(("partial", "stopped"), TOLD[chosen.told])}
-    recorded = [Recorded.load(seed) for seed in range(3)]
+    recorded = [Recorded.load(seed, chosen.base) for seed in range(3)]
     traces: dict[str, list[list[Point]]] = {}
-    print(f"mini8, a stand-in; {chosen.trials} trials, seeds 0-{chosen.seeds - 1}: median (quartiles)")
+    on = recorded[0].about["base"]
+    print(f"mini8, a stand-in, {on}; {chosen.trials} trials, seeds 0-{chosen.seeds - 1}: median (quartiles)")
     print(f"{'':32}{'hypervolume on':20}{'images a trial,':20}{'trained on':20}part of today's images")
     print(f"{'':32}{'test, %':20}{'today 1':20}{'a trial, today 1':20}to reach today's hypervolume")
     names = ["today", *(name for name in chosen.variants if name != "today")]
