@@ -71,10 +71,11 @@ def test_every_shipped_space_draws_200_valid_configurations(name: str, shape: Ar
     assert [d.key for d in drawn] == [d.key for d in again]
 
 
-def test_the_shipped_space_and_that_of_ties_differ_in_nothing_but_the_base() -> None:
-    strong, ties = (read_space(shipped()[name]) for name in ("mini_interventions", "ties_interventions"))
-    assert replace(strong, base=ties.base) == ties
-    assert strong.base != ties.base
+@pytest.mark.parametrize("name", ["ties_interventions", "bases_interventions"])
+def test_the_shipped_space_and_those_of_other_bases_differ_in_nothing_but_the_base(name: str) -> None:
+    strong, other = (read_space(shipped()[each]) for each in ("mini_interventions", name))
+    assert replace(strong, base=other.base) == other
+    assert strong.base != other.base
 
 
 def test_cost_range_is_that_of_the_listed_grid(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ CASES = (
     Case("adamerging_pp_task_wise", LEARNED),
     Case("adamerging_pp_layer_wise", LEARNED),
     Case("adarank_mean", {"steps": 100}, (66.1, 66.6)),
+    Case("adarank_mean", {"steps": 100, "start": 1.0}),
     Case("adarank_sum", {"steps": 100}),
 )
 
