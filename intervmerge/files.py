@@ -52,7 +52,7 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         if _FRESH.fullmatch(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # or it was just finished
 
 
 def write_whole(path: Path, content: bytes) -> None:

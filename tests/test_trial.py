@@ -17,6 +17,7 @@ from intervmerge.engines.batches import Batch, batches, sizes
 from intervmerge.engines.caches import NO_CACHES, CachePlan
 from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError, ConfigError
+from intervmerge.files import replacing
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.records.scores import accuracy
 from intervmerge.suites.suite import Suite, load_suite
@@ -276,6 +277,9 @@ def test_a_stopped_trial_goes_on_after_its_last_rung_and_ends_as_it_would_have(b
         assert torch.equal(tensor, interventions.state_dict()[name])
     once_more = list(rungs(bench, config, bench.start(bench.place(config), config.seed), tmp_path))
     assert once_more == again  # its seconds too: nothing was trained or measured
+    with replacing(tmp_path / unfinished.FILE) as half:
+        half.write_bytes(b"whole")
+    half.write_bytes(b"half")  # as a process leaves it that is killed
     unfinished.finish(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["interventions.safetensors"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from intervmerge.errors import lookup
+from intervmerge.errors import ConfigError, lookup
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,16 +32,18 @@ TABLES: Mapping[str, Path] = MappingProxyType(
 """By the rule of the merged base, at the rule's own settings."""
 
 
-def load_recorded(path: str | Path | None = None, *, base: str = "ties_sum") -> pa.Table:
+def load_recorded(path: str | Path | None = None, *, base: str | None = None) -> pa.Table:
     """The recorded trials as a table: `im.load_recorded(base="wudi_flow").to_pandas()`.
 
     Args:
         path: a file that record_trials.py made; None is the shipped one of `base`.
-        base: a row of TABLES.
+        base: a row of TABLES; None is TIES.
 
     Raises:
-        ConfigError: nothing was recorded on this base.
+        ConfigError: nothing was recorded on this base, or both a file and a base are given.
     """
+    if path is not None and base is not None:
+        raise ConfigError("load_recorded", f"{path} and {base}", "a file says on which base it was made", "one of them")
     import pyarrow.parquet as pq
 
-    return pq.read_table(lookup(TABLES, base, "base") if path is None else path)
+    return pq.read_table(lookup(TABLES, base or "ties_sum", "base") if path is None else path)

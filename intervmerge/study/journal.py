@@ -6,7 +6,7 @@ import json
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,6 @@ def held(folder: Path, say: Say = logged) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / LOCK, wait=False))
-            remove_unfinished([*folder.glob(".*"), *(folder / TRIALS).rglob(".*")])
         except BlockingIOError as error:
             rule = "one process at a time writes to a study"
             raise ConfigError(
@@ -63,6 +62,8 @@ def held(folder: Path, say: Say = logged) -> Iterator[None]:
         except OSError as error:
             raise ConfigError("--out", str(error), "a study is written here", "a folder open to you") from error
         stack.enter_context(kept(folder, say))
+        with suppress(OSError):  # what stays does no harm
+            remove_unfinished([*folder.glob(".*"), *(folder / TRIALS).rglob(".*")])
         HELD.add(folder.resolve())
         stack.callback(HELD.discard, folder.resolve())
         yield

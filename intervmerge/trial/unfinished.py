@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from intervmerge.files import write_whole
+from intervmerge.files import remove_unfinished, write_whole
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Rung
 
@@ -82,6 +82,6 @@ def take_up(
 
 def finish(folder: Path) -> None:
     """The end of the trial is known: nothing is left to take up, nor what a killed process was writing."""
-    for path in (folder / FILE, *folder.glob(".*.safetensors.*")):
-        with suppress(OSError):  # what stays does no harm: its trial is never taken up again
-            path.unlink()
+    with suppress(OSError):  # what stays does no harm: its trial is never taken up again
+        remove_unfinished(folder.glob(".*"))
+        (folder / FILE).unlink(missing_ok=True)

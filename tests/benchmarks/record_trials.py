@@ -7,7 +7,7 @@ Each configuration is trained with each seed by the class stream, and measured b
 test at the end (an approximation: see the class stream's own error in tests/benchmarks/sameness.py). A search never
 sees `test` so; a table of trials does, so that whoever replays a search can say what it would have found. One line a
 trial is written to the work folder, and a run that was stopped goes on; at the end all of them become one Parquet file,
-the one that `intervmerge.load_recorded()` reads.
+one of those that `intervmerge.load_recorded()` reads.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from intervmerge.bases.merged import merge
+from intervmerge.errors import lookup
 from intervmerge.interventions import InterventionConfig
 from intervmerge.machine import Machine, cache_folder
 from intervmerge.recorded import TABLES
@@ -164,13 +165,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=cache_folder() / "recorded")
-    parser.add_argument("--out", type=Path, help="by default the shipped table of the base")
+    parser.add_argument(
+        "--out", type=Path, help="by default the shipped table of the base, for the shipped space alone"
+    )
     chosen = parser.parse_args()
     space = read_space(chosen.space)
     if chosen.base:
         space = replace(space, base={"rule": chosen.base})
     first, second = benches(space)
-    out = chosen.out or TABLES[first.base.rule]
+    if chosen.out is None and chosen.space != "recorded":
+        parser.error("--out: the shipped tables are of the shipped space")
+    out = chosen.out or lookup(TABLES, first.base.rule, "--base")
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
     second.caches.split("validation")

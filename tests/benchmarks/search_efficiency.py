@@ -249,7 +249,7 @@ def quartiles(values: list[float], form: Callable[[float], str]) -> str:
     return f"{form(middle)} ({form(low)}-{form(high)})"
 
 
-def plot(traces: Mapping[str, list[list[Point]]], path: Path) -> None:
+def plot(traces: Mapping[str, list[list[Point]]], base: str, path: Path) -> None:
     """Median over seeds of the hypervolume over images processed, the quartiles shaded."""
     import matplotlib as mpl
 
@@ -271,7 +271,7 @@ def plot(traces: Mapping[str, list[list[Point]]], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("student images processed, training and measuring")
     axes.set_ylabel("hypervolume on test, % of its maximum")
-    axes.set_title("mini8, a stand-in: recorded trials replayed, median and quartiles over seeds", fontsize=10)
+    axes.set_title(f"mini8, a stand-in, {base}: recorded trials replayed, median and quartiles", fontsize=10)
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
@@ -307,7 +307,7 @@ def main() -> None:
         rest = f", never for {never} seeds" if never else ""
         print(f"{name:32}{volumes:20}{costs:20}{share:20}{quartiles(parts, lambda v: f'{v:.3f}')}{rest}", flush=True)
     if chosen.plot:
-        plot(traces, chosen.plot)
+        plot(traces, on, chosen.plot)
         print(f"plotted: {chosen.plot}")
 
 

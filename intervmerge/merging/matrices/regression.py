@@ -32,10 +32,9 @@ def ridge(weighted: Tensor, gram: Tensor, anchor: Tensor, strength: float) -> Te
     pull = strength * gram.diagonal().mean()
     if not pull > 0:
         return anchor
-    factor = gram.clone()
-    factor.diagonal().add_(pull)
-    torch.linalg.cholesky(factor, out=factor)
-    return torch.cholesky_solve((weighted + pull * anchor).mT, factor).mT
+    pulled = gram.clone()
+    pulled.diagonal().add_(pull)
+    return torch.cholesky_solve((weighted + pull * anchor).mT, torch.linalg.cholesky(pulled)).mT
 
 
 def flow(weighted: Tensor, gram: Tensor, anchor: Tensor, time: float) -> Tensor:
@@ -61,7 +60,7 @@ def moments_of_updates(stack: Tensor, unit: Tensor | float = 1.0) -> tuple[Tenso
     """Σ τC, Σ C and Σ τ of task vectors [tasks, out, in], C = τᵀτ/‖τ‖², fp64. A task of zeros adds nothing.
 
     Args:
-        stack: the task vectors, one of which is held twice at a time.
+        stack: the task vectors, converted one at a time.
         unit: what they are divided by.
     """
     _, rows, columns = stack.shape

@@ -86,13 +86,13 @@ def _claims(found: Sequence[Outcome], suite: str) -> str:
         "hold* where the same is true of the opposite, and else it *cannot be told*. Standard errors are over seeds of "
         "training interventions, each base being made once; those of the choice of test images come on top."
     )
-    return "\n".join([*lines, "", f"{rule}{_chance(found)}", ""])
+    return "\n".join([*lines, "", f"{rule}{_chance([own.verdict for own in found])}", ""])
 
 
-def _chance(found: Sequence[Outcome]) -> str:
+def _chance(found: Sequence[Verdict], replicates: str = "seeds") -> str:
     """How often luck alone decides a claim, after a space; empty where nothing has a standard error."""
-    seeds = sorted({own.verdict.seeds for own in found if own.verdict.error is not None})
-    shares = ", ".join(f"{100 * false_alarm(count):.0f} % of cases with {count} seeds" for count in seeds)
+    seeds = sorted({own.seeds for own in found if own.error is not None})
+    shares = ", ".join(f"{100 * false_alarm(count):.0f} % of cases with {count} {replicates}" for count in seeds)
     luck = f"Where there is no difference, one is found all the same, one way or the other, in {shares} (Student's t)"
     return f" {luck}: of many claims some are decided by luck alone." if seeds else ""
 
@@ -100,21 +100,21 @@ def _chance(found: Sequence[Outcome]) -> str:
 def _slides(order: Order) -> str:
     """The lecture's claims; of one seed of fine-tuning tasks are the replicates."""
     known, images = keeping.known(order), sum(len(task.splits["test"]) for task in order.suite.tasks)
-    one = len(known) == 1
+    one, found = len(known) == 1, [held(claim, known) for claim in SLIDE_CLAIMS]
     names = [name.replace("seeds", "tasks") for name in COLUMNS] if one else COLUMNS
     lines = ["## Claims of the lecture", "", *_columns(names)]
-    for claim in SLIDE_CLAIMS:
-        own = held(claim, known)
+    for claim, own in zip(SLIDE_CLAIMS, found, strict=True):
         cells = line(claim.words, own, images if own.seeds else 0, claim.source, order.suite.name)
         lines.append(f"| {' | '.join(cells)} |")
     rule = (
         "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed."
         if one
-        else "Standard errors are over seeds of fine-tuning; the one model trained on all tasks is the same in each."
-    ) + " The table `slides` below says which suites a claim needs, and how they are built."
+        else "Standard errors are over seeds of fine-tuning. The first has the suite's own models, however they were "
+        "made; the one model trained on all tasks is the same in each."
+    )
     commands = keeping.lacking(order)
-    more = ["", "Further seeds need:", "", "```", *commands, "```"] if commands else []
-    return "\n".join([*lines, "", rule, *more, ""])
+    more = ["", "Not built, by seed:", "", "```", *commands, "```"] if commands else []
+    return "\n".join([*lines, "", f"{rule}{_chance(found, 'tasks' if one else 'seeds')}", *more, ""])
 
 
 def _columns(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import fmean
 
 from intervmerge.paper.claims.table import OURS
@@ -100,11 +99,11 @@ CLAIMS: tuple[SlideClaim, ...] = (
 
 
 def held(claim: SlideClaim, known: Sequence[Known]) -> Verdict:
-    """What came of a claim; what would be "seeds" are tasks where models of one seed are known.
+    """What came of a claim; what would be "seeds" are tasks where there is one seed of fine-tuning.
 
     Args:
         claim: what is claimed.
-        known: of each seed of fine-tuning.
+        known: of each seed of fine-tuning, also of one with which nothing is measured yet.
     """
-    by_task = [own for own in map(claim.differences, known) if own]
-    return verdict([fmean(own) for own in by_task] if len(by_task) > 1 else [*chain(*by_task)], claim.direction)
+    by_task = [claim.differences(own) for own in known]
+    return verdict(by_task[0] if len(known) == 1 else [fmean(own) for own in by_task if own], claim.direction)

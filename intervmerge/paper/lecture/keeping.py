@@ -50,16 +50,16 @@ def path_of(order: Order) -> Path:
 
 def known(order: Order) -> list[dict[str, Found]]:
     """What is kept and was measured on these very suites, by seed of fine-tuning, the suite's own models first; a suite
-    that is not built is said so. Another seed counts where every method has a suite of it."""
+    that is not built is said so. Further seeds count where every method has a suite of them and of the first."""
     kept = _kept(order)
     return [_known(order, seed, suites, kept) for seed, suites in _fine_tuned(order).items()]
 
 
 def lacking(order: Order) -> list[str]:
-    """Commands that build the suites of seeds that do not count yet."""
+    """Commands that build the suites that are not there."""
     return [
         how_to_build(order.place, method, seed)
-        for seed in range(1, order.seeds)
+        for seed in _seeds(order)
         for method, own in _suites(order, seed).items()
         if own is None
     ]
@@ -105,7 +105,8 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
 
 def _asked(order: Order, key: str, seed: int) -> tuple[str, int, Found]:
     entry = ENTRIES[key]
-    own, beside = (_suite(order, method, seed) for method in (_method(entry), SAME))
+    beside = _suite(order, SAME, seed)
+    own = beside if _method(entry) == SAME else _suite(order, entry.method, seed)
     assert own is not None, "a suite that is not built is known"
     assert beside is not None, "a seed counts where every method has a suite"
     stage = Stage(own, beside, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
@@ -126,14 +127,22 @@ def _fine_tuned(order: Order) -> dict[int, Suites]:
     Raises:
         SuiteError: two seeds have the same models.
     """
-    found = {seed: _suites(order, seed) for seed in range(order.seeds)}
-    counts: dict[int, Suites] = {seed: own for seed, own in found.items() if not seed or None not in own.values()}
-    for method in found[0]:
-        models = {own.fingerprint: own for suites in counts.values() if (own := suites[method])}
-        if len(models) < sum(suites[method] is not None for suites in counts.values()):
-            got, rule = f"{method} with the same models for two seeds", "another seed gives other models"
-            raise SuiteError(f"suites beside {order.place}", got, rule, how_to_build(order.place, method, 1))
-    return counts
+    first: Suites = _suites(order, 0)
+    further = {} if None in first.values() else {seed: _suites(order, seed) for seed in _seeds(order)[1:]}
+    found = {0: first, **{seed: own for seed, own in further.items() if None not in own.values()}}
+    seen: dict[tuple[str, str], int] = {}
+    for seed, suites in found.items():
+        for method, own in suites.items():
+            if own and (other := seen.setdefault((method, own.fingerprint), seed)) != seed:
+                got, rule = f"the models of seed {other}", "models of another seed are others"
+                allowed = f"that folder removed, and {how_to_build(order.place, method, seed)}"
+                raise SuiteError(own.folder, got, rule, allowed)
+    return found
+
+
+def _seeds(order: Order) -> range:
+    """Of fine-tuning; one where the suite's own models are of a method of their own, beside which SAME is none."""
+    return range(order.seeds if order.suite.file.finetuned_by in ("", SAME) else 1)
 
 
 def _suites(order: Order, seed: int) -> dict[str, Suite | None]:

@@ -23,7 +23,7 @@ COLUMNS = ("", "slides, λ = 1", "slides, λ searched", "ours, λ = 1", "ours, �
 NOTE = (
     "Accuracy on test in percent, mean over tasks, and where there are several seeds of fine-tuning ± sample standard "
     "deviation over them; a model without λ stands under λ = 1. λ is searched on validation by normalised accuracy, "
-    "0 to 1 in 21 steps; tangent models are measured as such. "
+    "0 to 1 in 21 steps, for each seed; tangent models are measured as such. "
     "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels "
     "towards each task's own model, which is the tangent model where that was trained. "
     "The slides' figures are of ViT-B/32 and of other checkpoints: compare the order, not the figures."
@@ -34,7 +34,7 @@ def cells(order: Order) -> list[list[str]]:
     """The cells of every row, in the order of COLUMNS; a row that cannot be had says why."""
     by_seed = known(order)
     return [
-        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own[key] for own in by_seed if key in own])]
+        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own.get(key) for own in by_seed])]
         for key, row in ROWS.items()
     ]
 
@@ -70,10 +70,13 @@ def write(order: Order) -> list[Path]:
     return [path, *(own for own in [path_of(order)] if own.is_file())]
 
 
-def _ours(found: Sequence[Found]) -> list[str]:
-    """The cells of a row, over seeds of fine-tuning."""
-    if not found or found[0].missing:
-        return [found[0].missing if found else "not made", "-", "-", "-"]
+def _ours(by_seed: Sequence[Found | None]) -> list[str]:
+    """The cells of a row, once it is measured with all seeds of fine-tuning."""
+    found = [own for own in by_seed if own]
+    if len(found) < len(by_seed):
+        return [f"made with {len(found)} of {len(by_seed)} seeds" if found else "not made", "-", "-", "-"]
+    if found[0].missing:
+        return [found[0].missing, "-", "-", "-"]
     return [
         *(_mean([getattr(own, figure) for own in found]) for figure in (AT_ONE, SEARCHED, REPAIRED)),
         ", ".join(sorted({"-" if own.scaling is None else f"{own.scaling:g}" for own in found})),
