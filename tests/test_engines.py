@@ -13,6 +13,7 @@ import torch
 from moved import moved
 from torch import Tensor
 
+from intervmerge.bases.merged import merge
 from intervmerge.engines import storages
 from intervmerge.engines.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
@@ -23,9 +24,11 @@ from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import FORMULAS, InterventionConfig, Interventions
 from intervmerge.machine import Machine
+from intervmerge.records.scores import Score
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.suites import encoder as encoders
 from intervmerge.suites.encoder import CHUNK, Architecture, Encoder, open_clip_architecture
+from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
@@ -388,6 +391,26 @@ def test_engines_run_on_caches_that_another_process_left(bench: Bench, tmp_path:
     for tensor, twin in zip(one.interventions.parameters(), other.interventions.parameters(), strict=True):
         assert torch.equal(tensor, twin)
     assert isinstance(second.stream, StreamEngine)
+
+
+@pytest.mark.parametrize("first", STREAMED)
+def test_splits_of_the_same_images_have_caches_of_their_own(first: str, bench: Bench, tmp_path: Path) -> None:
+    """Under `protocol: paper` all splits are the images of `test`, and that of training is kept in another order."""
+    base = merge(under(bench.base.suite, "paper"), bench.base.rule, **bench.base.settings)
+    cached, pixels = Bench(base, "cpu", caches=MappedStore(tmp_path)), Bench(base, "cpu", plan=NO_CACHES)
+    cached.caches.split(first)
+
+    def counts(scores: Mapping[str, Score]) -> dict[str, tuple[int, int]]:
+        return {task: (score.correct, score.agreeing) for task, score in scores.items()}
+
+    expected = counts(pixels.measure(None))
+    assert expected == counts(bench.measure(None, "test"))
+    for engine in (cached.stream, cached.exact):
+        assert counts(cached.measure(None, engine=engine)) == expected
+    config = TrialConfig(intervention=InterventionConfig(token="all"), training=TrainingConfig(steps=3, batch=16))
+    one, other = (run_trial(config, each).interventions.parameters() for each in (cached, pixels))
+    for tensor, twin in zip(one, other, strict=True):
+        torch.testing.assert_close(tensor, twin, atol=1e-4, rtol=1e-3)
 
 
 def test_without_room_for_its_caches_test_is_computed_from_the_pixels(bench: Bench, tmp_path: Path) -> None:

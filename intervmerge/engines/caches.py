@@ -241,9 +241,10 @@ class Caches:
         shape, device = self._suite.architecture, self._encoder.tower.proj.device
         computed = f"{device.type} torch {torch.__version__}" + ("" if device.type == "cuda" else f" {self._threads}")
         kept = (self.plan.storage if split in STREAMED else None, self.plan.boundaries)
-        adapt = self.plan.adapt if split == "adapt" else None
+        # the images of two splits may be the same, as under `protocol: paper`, and are kept in another order
+        order = hashlib.sha256(self._order(split).numpy().tobytes()).hexdigest()[:16]
         suite = f"{shape} {self._suite.file.normalization} {images_of(self._suite, split)}"
-        return f"{FORMAT} {self._fingerprint} {suite} {kept} {adapt} {computed}"
+        return f"{FORMAT} {self._fingerprint} {suite} {kept} {order} {computed}"
 
     def _storage(self, split: str) -> Storage | None:
         return STORAGES[self.plan.storage] if self.plan.storage and split in STREAMED else None
