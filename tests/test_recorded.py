@@ -86,5 +86,5 @@ def test_a_base_on_which_nothing_was_recorded_is_named_with_those_that_were() ->
     with pytest.raises(ConfigError, match="ties_sum"):
         im.load_recorded(base="ties_sun")
     with pytest.raises(ConfigError, match="one of them"):
-        im.load_recorded(TABLES["ties_sum"], base="wudi_flow")
+        im.load_recorded(TABLES["ties_sum"], base="ties_sum")
     assert im.load_recorded(TABLES["ties_sum"]).equals(im.load_recorded())

@@ -23,17 +23,12 @@ from intervmerge.errors import ConfigError, lookup
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLES: Mapping[str, Path] = MappingProxyType(
-    {
-        "ties_sum": Path(__file__).parent / "mini8.parquet",
-        "wudi_flow": Path(__file__).parent / "mini8-wudi_flow.parquet",
-    }
-)
+TABLES: Mapping[str, Path] = MappingProxyType({"ties_sum": Path(__file__).parent / "mini8.parquet"})
 """By the rule of the merged base, at the rule's own settings."""
 
 
 def load_recorded(path: str | Path | None = None, *, base: str | None = None) -> pa.Table:
-    """The recorded trials as a table: `im.load_recorded(base="wudi_flow").to_pandas()`.
+    """The recorded trials as a table: `im.load_recorded(base="ties_sum").to_pandas()`.
 
     Args:
         path: a file that record_trials.py made; None is the shipped one of `base`.

@@ -179,6 +179,8 @@ def main() -> None:
     for split in ("adapt", "validation"):  # once, before the processes that map them begin
         first.caches.split(split)
     second.caches.split("validation")
+    bare, same = (counted(scores) for scores in (second.measure(None), first.measure(None, "test")))
+    assert bare == same, f"the base has {bare} right on test by its caches, and {same} by its pixels"
     known = sha256(f"{first.base.fingerprint} {asdict(space.training)}".encode()).hexdigest()[:12]
     lines = chosen.work / f"{known}.jsonl"
     chosen.work.mkdir(parents=True, exist_ok=True)
