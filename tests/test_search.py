@@ -517,6 +517,23 @@ def test_paper_protocol_adapts_to_the_test_images_and_says_so(odd: Suite) -> Non
 
 
 @pytest.mark.slow
+def test_under_the_papers_protocol_the_same_images_have_the_same_figures_on_validation_and_test(
+    ray_here: None, odd_folder: Path, tmp_path: Path
+) -> None:
+    space = write(tmp_path / "s.yaml", SPACE.replace("trials: 5", "trials: 2"))
+    assert search(command(space, odd_folder, tmp_path / "study", "--protocol", "paper")) == 0
+    record = load_study(tmp_path / "study").record
+    for model in ("merged", "individual"):
+        first, second = (record.references[split][model] for split in ("validation", "test"))
+        assert {task: score.correct for task, score in first.items()} == {
+            task: score.correct for task, score in second.items()
+        }
+    assert record.front
+    for trial in record.front:
+        assert accuracy(trial.scores) == pytest.approx(accuracy(trial.test), abs=0.01)
+
+
+@pytest.mark.slow
 def test_a_study_of_mini8_from_its_shipped_space(ray_here: None, tmp_path: Path) -> None:
     text = (
         shipped()["mini_interventions"].read_text().replace("steps: 100 ", "steps: 6 ").replace("[25, 50, 100]", "[6]")

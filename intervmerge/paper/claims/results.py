@@ -113,7 +113,11 @@ def _slides(order: Order) -> str:
         "made; the one model trained on all tasks is the same in each."
     )
     commands = keeping.lacking(order)
-    more = ["", "Not built; a further seed counts once all its suites are:", "", "```", *commands, "```"] if commands else []
+    more = (
+        ["", "Not built; a further seed counts once all its suites are:", "", "```", *commands, "```"]
+        if commands
+        else []
+    )
     return "\n".join([*lines, "", f"{rule}{_chance(found, 'tasks' if one else 'seeds')}", *more, ""])
 
 
