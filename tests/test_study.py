@@ -43,7 +43,7 @@ from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.search import KNOBS, SearchSettings
 from intervmerge.space.space import InterventionSpace, TrainingSpace, read_space
-from intervmerge.study.journal import Journal, held
+from intervmerge.study.journal import SETTINGS, Journal, held
 from intervmerge.study.journal_file import HELD, JournalFile, mend
 from intervmerge.study.layout import JOURNAL, LOCK, repeat_folder, trial_folder
 from intervmerge.study.sameness import check_circumstances, room_for
@@ -268,6 +268,27 @@ def test_a_study_of_format_1_is_opened_with_all_that_it_held(old: Path) -> None:
     assert record.gains
     assert (record.selection, record.final_seeds, record.looks) == ("shrunk", 1, 1)
     json.loads(json.dumps([trial.to_json() for trial in record.trials]))
+
+
+def test_a_study_of_the_papers_protocol_with_two_figures_of_the_same_images_is_refused(old: Path) -> None:
+    def note(protocol: str, right: int) -> None:
+        with held(old):
+            journal = Journal(old, SAMPLERS["random"](0))
+            known = journal.noted("references/validation")
+            task = next(iter(known["merged"]))
+            changed = {**known["merged"], task: {**known["merged"][task], "correct": right}}
+            journal.note("references/test", {**known, "merged": changed})
+            journal.note(SETTINGS, {**journal.settings, "protocol": protocol})
+
+    right = load_study(old).record.references["validation"]["merged"]["red"].correct
+    note("fair", 0)
+    load_study(old)
+    note("paper", right - 1)  # of rounding
+    load_study(old)
+    note("paper", 0)
+    for use in (load_study, taken_up):
+        with pytest.raises(ConfigError, match=r"the same images.*searched anew"):
+            use(old)
 
 
 def test_a_study_whose_suite_has_moved_says_so_and_takes_where_it_is(old: Path, odd_folder: Path) -> None:

@@ -17,7 +17,7 @@ from intervmerge.errors import CheckpointError, ConfigError, InputError, SuiteEr
 from intervmerge.records.composed import Mixture
 from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
-from intervmerge.records.scores import Scores
+from intervmerge.records.scores import Scores, accuracy
 from intervmerge.records.study import StudyRecord
 from intervmerge.remote.uris import uri_of
 from intervmerge.space.sampling import Sampling
@@ -30,6 +30,8 @@ from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite, packaged
 
 _SCORES = TypeAdapter(dict[str, Scores])
+ROUNDING = 0.05
+"""Accuracy by which two measurements of the same images never differ."""
 
 
 class Study:
@@ -148,7 +150,7 @@ def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
         suite: where its suite is now, if that has moved since.
 
     Raises:
-        ConfigError: there is no study, or something else has written to it.
+        ConfigError: there is no study, something else has written to it, or its figures are wrong.
     """
     folder = brought(path)
     if not (folder / JOURNAL).is_file():
@@ -157,7 +159,27 @@ def load_study(path: str | Path, suite: str | Path | None = None) -> Study:
     study = Study(folder, suite=suite)
     if not study.settings or study.journal.noted("references/validation") is None:
         raise ConfigError("study", f"{folder}, in which nothing was measured", "a study has begun", "search it first")
+    check_figures(study.journal, folder)
     return study
+
+
+def check_figures(journal: Journal, folder: Path) -> None:
+    """Refuse a study under `protocol: paper`, whose `validation` is the images of `test`, with other figures of them.
+
+    Versions of 25 and 26 November 2026 measured them there against the labels of other images, and chose by that.
+
+    Raises:
+        ConfigError: the base has another accuracy on the one than on the other.
+    """
+    if journal.settings.get("protocol") != "paper":
+        return
+    known = [journal.noted(f"references/{split}") for split in ("validation", "test")]
+    if None not in known:
+        one, other = (accuracy(_SCORES.validate_python(values)["merged"]) for values in known)
+        if abs(one - other) > ROUNDING:
+            got = f"a base with {one:.1%} on validation and {other:.1%} on test"
+            rule = "under protocol paper they are the same images; an earlier version took the labels of others"
+            raise ConfigError(f"study {folder}", got, rule, "another --out, searched anew")
 
 
 def is_base_of(base: MergedBase, settings: Mapping[str, Any]) -> bool:
@@ -228,9 +250,10 @@ def take_up(journal: Journal, settings: Mapping[str, Any], folder: Path, base: M
     """Begin a new study, or check that the folder's study is this one; one of an older format is then of this one.
 
     Raises:
-        ConfigError: the folder holds a study made with other settings.
+        ConfigError: the folder holds a study made with other settings, or with figures that are wrong.
     """
     settings = json.loads(json.dumps(settings))
+    check_figures(journal, folder)
     known = journal.settings
     if not known and journal.study.get_trials(deepcopy=False):
         got = "trials of which nothing says what they are"
