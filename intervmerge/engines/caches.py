@@ -177,7 +177,7 @@ class Caches:
             order = self._order(name)
             try:
                 found = self._store.fill(
-                    self._key(name),
+                    self._key(name, order),
                     self._layout(name, len(order)),
                     lambda tensors: self._fill(tensors, name, order, range(len(order))),
                 )
@@ -204,7 +204,7 @@ class Caches:
             yield []
             return
         order = self._order(split)
-        with self._store.filling(self._key(split), self._layout(split, len(order))) as filling:
+        with self._store.filling(self._key(split, order), self._layout(split, len(order))) as filling:
             starts = range(0, len(order), CHUNK) if filling.folder is not None else ()
             parts = [Part(split, str(filling.folder), at, min(at + CHUNK, len(order))) for at in starts]
             yield parts
@@ -236,15 +236,15 @@ class Caches:
         device = self._encoder.tower.proj.device
         return CachedSplit(self.plan, places, {name: tensor.to(device) for name, tensor in found.items()})
 
-    def _key(self, split: str) -> str:
+    def _key(self, split: str, order: Tensor) -> str:
         """Everything that the tensors depend on, by content; one for all that share them."""
         shape, device = self._suite.architecture, self._encoder.tower.proj.device
         computed = f"{device.type} torch {torch.__version__}" + ("" if device.type == "cuda" else f" {self._threads}")
         kept = (self.plan.storage if split in STREAMED else None, self.plan.boundaries)
         # the images of two splits may be the same, as under `protocol: paper`, and are kept in another order
-        order = hashlib.sha256(self._order(split).numpy().tobytes()).hexdigest()[:16]
+        places = hashlib.sha256(order.numpy().tobytes()).hexdigest()[:16]
         suite = f"{shape} {self._suite.file.normalization} {images_of(self._suite, split)}"
-        return f"{FORMAT} {self._fingerprint} {suite} {kept} {order} {computed}"
+        return f"{FORMAT} {self._fingerprint} {suite} {kept} {places} {computed}"
 
     def _storage(self, split: str) -> Storage | None:
         return STORAGES[self.plan.storage] if self.plan.storage and split in STREAMED else None

@@ -83,5 +83,5 @@ def take_up(
 def finish(folder: Path) -> None:
     """The end of the trial is known: nothing is left to take up, nor what a killed process was writing."""
     with suppress(OSError):  # what stays does no harm: its trial is never taken up again
-        remove_unfinished(folder.glob(".*"))
         (folder / FILE).unlink(missing_ok=True)
+        remove_unfinished(folder.glob(".*"))
