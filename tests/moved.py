@@ -16,5 +16,5 @@ def moved(bench: Bench, **config: object) -> Interventions:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in interventions.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
     return interventions

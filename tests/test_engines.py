@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from intervmerge.engines import storages
 from intervmerge.engines.batches import BLOCK, Batch, batches, shuffled, side_by_side, sizes
 from intervmerge.engines.caches import NO_CACHES, STREAMED, CachePlan, plan_caches
 from intervmerge.engines.exact import Engine, ExactEngine, features, features_of
-from intervmerge.engines.graphs import Replayed
+from intervmerge.engines.graphs import Replayed, StreamSteps, uncollected
 from intervmerge.engines.storages import STORAGES
 from intervmerge.engines.stream import StreamEngine
 from intervmerge.errors import ConfigError
@@ -33,6 +35,7 @@ from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.distill import adam, distill
+from intervmerge.trial.lesson import LOSSES
 from intervmerge.trial.run import run_trial, rungs
 
 BLOCKS = 5
@@ -343,6 +346,40 @@ def test_recorded_steps_train_what_steps_launched_one_by_one_train(
         ended.append(interventions.state_dict())
     for name, tensor in ended[0].items():
         torch.testing.assert_close(ended[1][name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_a_recording_is_freed_when_it_is_let_go_of_and_not_by_the_collector(bench: Bench) -> None:
+    """Which may run while the next one is recorded, and destroying a graph then spoils it."""
+    interventions, batch = moved(bench), some_images(bench.base.suite)
+    steps = StreamSteps(bench.stream, interventions, [0, 1, 2], LOSSES["l1"].distance)
+    with uncollected():
+        steps(batch, torch.zeros(*batch.index.shape, bench.base.suite.architecture.features))
+        assert steps._replayed is not None
+        recording = weakref.ref(steps._replayed)
+        del steps
+        assert recording() is None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_a_graph_is_recorded(enabled: bool) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    before = gc.isenabled(), gc.get_threshold()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        gc.set_threshold(1)
+        earlier = weakref.ref(Cycle())
+        with uncollected():
+            assert earlier() is None
+            within = weakref.ref(Cycle())
+            assert len([[] for _ in range(1000)]) == 1000  # each of which would have the collector run
+            assert within() is not None
+        assert gc.isenabled() is enabled
+    finally:
+        gc.set_threshold(*before[1])
+        (gc.enable if before[0] else gc.disable)()
 
 
 def test_a_replayed_function_reads_new_values_where_it_read_the_first(bench: Bench) -> None:

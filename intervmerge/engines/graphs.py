@@ -7,7 +7,10 @@ the same copies, so that all but the recording itself is tested everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,7 +51,7 @@ class Replayed:
                 self._function(self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with uncollected(), torch.cuda.graph(self._graph):
             self._function(self._inputs)
 
     def __call__(self, inputs: Inputs) -> None:
@@ -59,6 +62,45 @@ class Replayed:
             self._function(self._inputs)
         else:
             self._graph.replay()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's collector runs now and not within: a graph that is destroyed while another is recorded spoils that one,
+    and since version 2.9 torch no longer sees to it."""
+    gc.collect()
+    ran = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if ran:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is recorded: adds the gradients of a batch to the interventions' own. It does not know its recording, so
+    that both go, with the device's memory that they hold, when they are let go of."""
+
+    engine: StreamEngine
+    interventions: Interventions
+    rows: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    losses: Tensor
+    """Of each row [rows], of the last batch."""
+
+    def __call__(self, inputs: Inputs) -> None:
+        lead = inputs["targets"].shape[:2]
+        edit = edit_of(self.interventions, lead, self.rows)
+        found = self.engine.through(inputs, edit, self.interventions.blocks[0]).view(*lead, -1)
+        losses = self.loss(found, inputs["targets"])
+        self.losses.copy_(losses.detach())
+        parameters = list(self.interventions.parameters())
+        gradients = torch.autograd.grad(losses.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            assert parameter.grad is not None
+            parameter.grad.add_(gradient)
 
 
 class StreamSteps:
@@ -78,11 +120,10 @@ class StreamSteps:
         rows: Sequence[int],
         loss: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self._engine, self._interventions, self._loss = engine, interventions, loss
-        self._rows = torch.tensor(list(rows), device=engine.device)  # a list would be copied there at every step
-        self._losses = torch.zeros(len(rows), device=engine.device)
-        self._parameters = list(interventions.parameters())
-        for parameter in self._parameters:
+        self._engine, self._interventions = engine, interventions
+        places = torch.tensor(list(rows), device=engine.device)  # a list would be copied there at every step
+        self._step = _Step(engine, interventions, places, loss, torch.zeros(len(rows), device=engine.device))
+        for parameter in interventions.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._replayed: Replayed | None = None
@@ -91,21 +132,11 @@ class StreamSteps:
         """Add the gradients of a batch; the loss of each row [rows], until the next call."""
         inputs = {**self._engine.enter(batch, self._interventions.blocks[0]), "targets": targets}
         if self._replayed is None:
-            before = [parameter.grad.clone() for parameter in self._parameters if parameter.grad is not None]
-            self._replayed = Replayed(self._add, inputs)
-            for parameter, gradient in zip(self._parameters, before, strict=True):
+            parameters = list(self._interventions.parameters())
+            before = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+            self._replayed = Replayed(self._step, inputs)
+            for parameter, gradient in zip(parameters, before, strict=True):
                 assert parameter.grad is not None
                 parameter.grad.copy_(gradient)  # recording has added to it
         self._replayed(inputs)
-        return self._losses
-
-    def _add(self, inputs: Inputs) -> None:
-        lead = inputs["targets"].shape[:2]
-        edit = edit_of(self._interventions, lead, self._rows)
-        found = self._engine.through(inputs, edit, self._interventions.blocks[0]).view(*lead, -1)
-        losses = self._loss(found, inputs["targets"])
-        self._losses.copy_(losses.detach())
-        gradients = torch.autograd.grad(losses.sum(), self._parameters)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            assert parameter.grad is not None
-            parameter.grad.add_(gradient)
+        return self._step.losses
