@@ -23,7 +23,10 @@ from intervmerge.errors import ConfigError, lookup
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLES: Mapping[str, Path] = MappingProxyType({"ties_sum": Path(__file__).parent / "mini8.parquet"})
+HERE = Path(__file__).parent
+TABLES: Mapping[str, Path] = MappingProxyType(
+    {"ties_sum": HERE / "mini8.parquet", "wudi_flow": HERE / "mini8-wudi_flow.parquet"}
+)
 """By the rule of the merged base, at the rule's own settings."""
 
 
