@@ -21,6 +21,7 @@ from intervmerge.bundle import export, load_bundle
 from intervmerge.cli.search import main as search
 from intervmerge.engines.batches import Batch
 from intervmerge.engines.exact import features
+from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
 from intervmerge.records.bare import BareBase
 from intervmerge.records.composed.across import mixtures
@@ -462,6 +463,79 @@ def test_an_exported_point_has_its_own_base(studied: Study, odd: Suite, tmp_path
                 own = task.logits(features(bench.exact, interventions, Batch("test", index), [row])[0])
             torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
     assert seen == {"ties_sum", "iso_c"}
+
+
+# ---- bases that are measured without interventions alone
+
+
+ONE = SPACE.replace(
+    "{rule: {choices: [ties_sum, iso_c]}, scaling: {low: 0.2, high: 0.6, step: 0.2}}", "{rule: ties_sum}"
+)
+ALONE = f"{ONE}bare: [{{rule: iso_c, scaling: 0.4}}, {{rule: ties_sum, scaling: 0.6}}]\n"
+
+
+@pytest.fixture(scope="module")
+def with_bare(ray_here: None, odd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Study]:
+    """The same search without other bases and with two; the first has then gone on with the two."""
+    root = tmp_path_factory.mktemp("bare")
+    without, both = write(root / "without.yaml", ONE), write(root / "with.yaml", ALONE)
+    assert search(flags(without, odd_folder, root / "first")) == 0
+    before = load_study(root / "first").record
+    assert not before.bases
+    assert search(flags(both, odd_folder, root / "second")) == 0
+    assert search(flags(both, odd_folder, root / "first")) == 0
+    first, second = (load_study(root / name) for name in ("first", "second"))
+    assert [trial.seconds for trial in first.record.trials] == [trial.seconds for trial in before.trials]
+    return first, second
+
+
+def test_a_base_that_is_never_repaired_changes_no_trial(with_bare: tuple[Study, Study]) -> None:
+    one, other = ([(t.intervention, t.scores, t.base_fingerprint) for t in s.record.ended] for s in with_bare)
+    assert one == other
+    assert len(one) == 6
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["measured later", "measured first"])
+def test_a_front_begins_at_the_best_base_of_all_and_each_is_measured(
+    which: int, with_bare: tuple[Study, Study], odd: Suite
+) -> None:
+    record = with_bare[which].record
+    assert [(base.values["rule"], base.alone) for base in record.bases] == [
+        ("ties_sum", False), ("iso_c", True), ("ties_sum", True)]  # fmt: skip
+    for base in record.bases:
+        assert base.scores == Bench(merge(odd, **base.values), "cpu").measure(None)
+    best = record.best_bare
+    assert best is not None
+    assert accuracy(best.scores) == max(accuracy(base.scores) for base in record.bases)
+    assert best.test == Bench(merge(odd, **best.values), "cpu").measure(None, "test")
+    assert all(accuracy(trial.scores) > accuracy(best.scores) for trial in record.front)
+    assert record.compared["validation"]["bare"] == best.scores
+    rows = json.loads((with_bare[which].folder / "front.json").read_text(encoding="utf-8"))["bases"]
+    assert [row["trials"] for row in rows] == [6, 0, 0]
+    assert {record.base_of(mixture)[1] for mixture in record.composed.front} <= {record.base_fingerprint}
+
+
+def test_what_is_measured_alone_counts_before_the_first_trial_and_spares_the_front_what_is_below() -> None:
+    axes, alone = Axes("accuracy", 0.3, 0.95, 5000), Axes("accuracy", 0.3, 0.95, 5000, {"x": 0.6}, 0.6)
+    below, above = trial(0, "", 100, 0.5), trial(1, "", 1000, 0.7)
+    assert [growth.numbers for growth in growth_of(axes, [below, above])] == [(), (0,), (0, 1)]
+    assert [growth.numbers for growth in growth_of(alone, [below, above])] == [(), (), (1,)]
+    assert growth_of(axes, [])[0].hypervolume == 0
+    assert growth_of(alone, [])[0].hypervolume == pytest.approx((0.6 - 0.3) / (0.95 - 0.3))
+
+
+@pytest.mark.parametrize(
+    ("bare", "message"),
+    [
+        ("[auto]", "bare: got auto; it is one base, as it is"),
+        ("[{scaling: 0.4}]", "bare: got {'scaling': 0.4}; it is one base"),
+        ("[{rule: iso_d}]", r"bare\.rule: got 'iso_d'.*iso_c"),
+        ("[{rule: ties_sum, density: 2}]", r"bare\.ties_sum\.density: got 2"),
+    ],
+)
+def test_what_is_no_base_is_refused_where_it_stands(bare: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"s\.yaml, line 9, {message}"):
+        read_space(write(tmp_path / "s.yaml", f"{ONE}bare: {bare}\n"))
 
 
 def test_a_search_of_bases_goes_on_with_its_bases(studied: Study, odd_folder: Path, ray_here: None) -> None:

@@ -26,6 +26,7 @@ from intervmerge.search.run import is_whole, run_search
 from intervmerge.search.watch import Silence
 from intervmerge.session.session import ray_session
 from intervmerge.space.samplers import SAMPLERS
+from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal
 from intervmerge.study.study import load_study
 from intervmerge.suites.suite import Suite
@@ -164,7 +165,7 @@ def test_a_test_phase_that_is_ended_keeps_every_pair_and_goes_on_with_the_others
     run_search(space, suite=odd_folder, out=out, workers=2, watch=second)
     assert second.total == first.total - 2
     study = load_study(out)
-    assert is_whole(study, 3)
+    assert is_whole(study, read_space(space))
     trials = {trial.number: trial for trial in study.record.trials}
     assert all(trials[number].test[task] == score for number, of in kept.items() for task, score in of.items())
 
@@ -236,7 +237,7 @@ def test_a_search_goes_on_with_one_worker_less_where_memory_ran_out(
     monkeypatch.setattr(tune.Tuner, "fit", short)
     assert search(command(space, odd_folder, out)) == 0
     assert "memory ran out, so 1 worker of 1 thread" in capfd.readouterr().out
-    assert is_whole(load_study(out), 3)
+    assert is_whole(load_study(out), read_space(space))
     assert next(fits) == (1 if when == "after" else 2)
 
 

@@ -72,9 +72,9 @@ def test_every_shipped_space_draws_200_valid_configurations(name: str, shape: Ar
 
 
 @pytest.mark.parametrize("name", ["ties_interventions", "bases_interventions"])
-def test_the_shipped_space_and_those_of_other_bases_differ_in_nothing_but_the_base(name: str) -> None:
+def test_the_shipped_space_and_those_of_other_bases_differ_in_nothing_but_bases(name: str) -> None:
     strong, other = (read_space(shipped()[each]) for each in ("mini_interventions", name))
-    assert replace(strong, base=other.base) == other
+    assert replace(strong, base=other.base, bare=other.bare) == other
     assert strong.base != other.base
 
 

@@ -35,8 +35,9 @@ from intervmerge.records.circumstances import ALL, NOTHING_KEPT, UNKNOWN, Circum
 from intervmerge.records.record import Record, Rung, State
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Score
+from intervmerge.search.bases.known import known_base
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
-from intervmerge.search.run import known_base, opened
+from intervmerge.search.run import opened
 from intervmerge.search.run import search as search_plan
 from intervmerge.search.watch import Silence
 from intervmerge.session.session import ray_session

@@ -35,6 +35,7 @@ def print_plan(prepared: Prepared) -> None:
     lines = [
         f"space {prepared.plan.space} on {prepared.suite.name}, base {base}, into {prepared.folder}",
         *([] if bases is None else [_bases(bases, sampling.space.search.trials)]),
+        *(f"measured without interventions: {in_words(base)}" for base in sampling.space.alone),
         *_size(prepared),
         f"extra parameters: {low:,} to {high:,} for {sampling.num_tasks} tasks",
         f"asked first: {len(sampling.priors())} configurations of the paper",

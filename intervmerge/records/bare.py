@@ -26,6 +26,8 @@ class BareBase:
     """Counts on `test` of the tasks that were measured there."""
     seconds: float = 0.0
     """That merging took."""
+    alone: bool = False
+    """Whether it is measured so and never repaired."""
 
 
 def best_bare(bases: Sequence[BareBase], select: str) -> BareBase:

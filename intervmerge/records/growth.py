@@ -27,6 +27,8 @@ class Axes:
     """Extra parameters at which the hypervolume's axis ends."""
     bare: Mapping[str, float] = field(default_factory=dict)
     """Shares of the bases that are searched, without interventions, by fingerprint, as far as they are known."""
+    alone: float = 0.0
+    """Share of the best base that is never repaired: known before the first trial."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ class Growth:
     numbers: tuple[int, ...] = ()
     """Of its trials."""
     bare: float = 0.0
-    """Share of the best base that its trials had: a point without extra parameters, where it is above the merged
-    base that the axes begin at."""
+    """Share of the best base that its trials had, or that is never repaired: a point without extra parameters, where it
+    is above the merged base that the axes begin at."""
     best: Mapping[int, float] = field(default_factory=dict)
     """Accuracy of the best trial within each of BUDGETS; without those that hold none."""
+
+    @classmethod
+    def before(cls, axes: Axes) -> Growth:
+        """A study of which no trial has ended."""
+        return cls(axes, bare=axes.alone)
 
     def after(self, trial: Record) -> Growth:
         """The same study once one more trial has ended; only one that is exact to its end, or the first
@@ -71,7 +78,7 @@ class Growth:
 
 def growth_of(axes: Axes, ended: Iterable[Record]) -> list[Growth]:
     """A study after none, one, two ... of these trials, which are all that have ended, by number."""
-    return list(accumulate(ended, Growth.after, initial=Growth(axes)))
+    return list(accumulate(ended, Growth.after, initial=Growth.before(axes)))
 
 
 class Following:
@@ -80,7 +87,7 @@ class Following:
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
         self._ended: Sequence[Record] = []
-        self._growth = [Growth(axes)]
+        self._growth = [Growth.before(axes)]
 
     def after(self, ended: Sequence[Record]) -> list[Growth]:
         """As `growth_of`; only what one of a lower number came before is gone over again."""

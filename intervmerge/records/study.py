@@ -57,7 +57,8 @@ class StudyRecord:
     looks: int = 0
     """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
     bases: Sequence[BareBase] = ()
-    """The bases that its trials had, where the base is searched; then `base` is what the front is measured from."""
+    """The bases that its trials had, where the base is searched, and those that are measured without interventions
+    alone; then `base` is what the front is measured from."""
 
     def followed(self, ended: Sequence[Record], growth: Sequence[Growth]) -> StudyRecord:
         """The same, of which this is known already; `replace` forgets it again."""
@@ -101,21 +102,27 @@ class StudyRecord:
         """What its trials are held against."""
         objective, known = OBJECTIVES[self.select], self.references["validation"]
         bare = {base.fingerprint: objective(base.scores) for base in self.measured_bases}
-        return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest, bare)
+        alone = max((bare[base.fingerprint] for base in self.measured_bases if base.alone), default=0.0)
+        return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest, bare, alone)
 
     @cached_property
     def measured_bases(self) -> list[BareBase]:
         """The bases whose scores on `validation` are known."""
         return [base for base in self.bases if base.scores]
 
+    def unmeasured(self, bases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Of bases by rule and complete settings those whose scores on `validation` are not known."""
+        known = [base.values for base in self.measured_bases]
+        return [values for values in bases if values not in known]
+
     @property
     def best_bare(self) -> BareBase | None:
-        """The best base without interventions, on validation; None where the study has one base for all."""
+        """The best base without interventions, on validation; None where the study has no other than its own."""
         return best_bare(self.measured_bases, self.select) if self.measured_bases else None
 
     @property
     def compared(self) -> dict[str, dict[str, Scores]]:
-        """`references`, with the best base without interventions where the base is searched, as "bare"."""
+        """`references`, with the best base without interventions where there are several, as "bare"."""
         best = self.best_bare
         more = {split: {"bare": self.bare(best.fingerprint, split)} if best else {} for split in self.references}
         return {split: {**models, **more[split]} for split, models in self.references.items()}
@@ -159,7 +166,8 @@ class StudyRecord:
 
     def _composed(self, trials: Sequence[Record]) -> Composed:
         known = {split: models.get("merged", {}) for split, models in self.references.items()}
-        return mixtures(trials, self.tasks, self.select, self.selection, known, self.measured_bases)
+        home = self.base_fingerprint
+        return mixtures(trials, self.tasks, self.select, self.selection, known, self.measured_bases, home)
 
     @property
     def composed_front(self) -> list[Mixture]:

@@ -81,7 +81,8 @@ class Driver:
         self._roster = roster_of(prepared)
         self._here = prepared.plan.address is None
         self._own, self._base = base, share(base, here=self._here)
-        self._shelf = Shelf(base, study.journal, watch.phase) if self._sampling.bases is not None else None
+        several = self._sampling.bases is not None or bool(self._sampling.space.bare)
+        self._shelf = Shelf(base, study.journal, watch.phase) if several else None
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
@@ -119,6 +120,9 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._route(crew, "validation")
         self._compare(crew, "validation")
+        if self._shelf is not None:
+            for values in self._study.record.unmeasured(self._sampling.space.alone):
+                self._shelf.measure(crew, self._shelf.ready(values, alone=True), "validation", self._watch.progress)
 
     def _route(self, crew: Crew, split: str) -> None:
         """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
@@ -225,8 +229,9 @@ class Driver:
         return None
 
     def _searcher(self, watchdog: Watchdog, nodes: Nodes, views: Views) -> OptunaSearcher:
-        shelf = self._shelf
-        make = OptunaSearcher if shelf is None else partial(BasesSearcher, shelf)
+        make: Callable[..., OptunaSearcher] = OptunaSearcher
+        if self._shelf is not None and self._sampling.bases is not None:
+            make = partial(BasesSearcher, self._shelf)
         events: dict[str, Callable[[Record], None]] = {
             "started": self._watch.started,
             "measured": self._watch.measured,

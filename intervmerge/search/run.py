@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -11,19 +10,20 @@ from typing import Any
 
 import torch
 
-from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.bases.merged import MergedBase
 from intervmerge.disk import plainly
 from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import stalled
-from intervmerge.search.plan import Prepared, SearchPlan, among, named_base, prepare
+from intervmerge.search.bases.known import known_base, known_bases
+from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
 from intervmerge.session.interrupt import Interrupt
 from intervmerge.session.session import only_gpu, ray_session
-from intervmerge.space.bases import SWEPT
 from intervmerge.space.samplers import SAMPLERS
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
+from intervmerge.space.space import Space
 from intervmerge.study.journal import Journal, held
 from intervmerge.study.layout import JOURNAL, repeat_folder, trial_folder
 from intervmerge.study.running import forget_stop, stop_asked
@@ -48,23 +48,6 @@ def run_search(space: str | Path, *, watch: Watcher | None = None, **plan: Any) 
     return search(prepare(SearchPlan.of(space=space, **plan)), watch or Silence())
 
 
-def known_base(prepared: Prepared, journal: Journal) -> MergedBase | None:
-    """The base that the folder's study chose by its sweep; None for a new study, and for a base that is named."""
-    settings = journal.settings
-    if prepared.sampling.space.bases[0] not in SWEPT or not settings:
-        return None
-    return merge(prepared.suite, settings["rule"], **settings["rule_settings"])
-
-
-def known_bases(prepared: Prepared, journal: Journal) -> Prepared:
-    """The search among the bases that a sweep handed to the folder's study; as it is, where none did."""
-    settings = journal.settings
-    few = settings["space"].get("base", {}) if settings else {}
-    if prepared.sampling.space.bases[0] not in SWEPT or not few:
-        return prepared
-    return among(prepared, [json.loads(text) for text in few["rule"]["choices"]])
-
-
 def chosen_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -> tuple[Prepared, MergedBase]:
     """What a sweep in the session of Ray that runs makes of a search, and the base that fronts are measured from."""
     from intervmerge.search.bases.sweep import (  # Ray reads the session's environment when imported
@@ -80,15 +63,15 @@ def chosen_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -
     return prepared, base
 
 
-def is_whole(study: Study, trials: int, patience: int | None = None, every: bool = False) -> bool:
-    """Whether the study has so many ended trials or its front grows no more, the front's trials, or every one, have
-    been trained with all seeds, and its fronts, or every one, have been measured on test."""
+def is_whole(study: Study, space: Space, every: bool = False) -> bool:
+    """Whether the study has all trials of its space or its front grows no more, the front's trials, or every one, have
+    been trained with all seeds, its bases have been measured, and its fronts, or every one, on test."""
     if study.journal.noted("references/test") is None:
         return False
-    record = study.record
+    record, trials, patience = study.record, space.search.trials, space.search.patience
     left = [trial for trial in record.trials if trial.state == "running"]
     ended = len(record.ended) >= trials or stalled(record, patience)
-    untested = record.left_to_test(every) or record.untested_bases
+    untested = record.left_to_test(every) or record.untested_bases or record.unmeasured(space.alone)
     return not left and ended and not record.left_to_repeat(every) and not untested
 
 
@@ -128,7 +111,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
                 unfinished.finish(trial_folder(study.folder, trial.number))
             for repeat in trial.repeats:
                 unfinished.finish(repeat_folder(study.folder, trial.number, repeat.seed))
-        if is_whole(study, sampling.space.search.trials, sampling.space.search.patience, plan.all_finalists):
+        if is_whole(study, sampling.space, plan.all_finalists):
             watch.phase("nothing is missing: the views are made again")
             report(study, plan.mlflow, watch)
             return study

@@ -15,7 +15,7 @@ from intervmerge.errors import ConfigError, nearest
 from intervmerge.interventions import InterventionConfig
 from intervmerge.settings import Lines as Lines
 from intervmerge.settings import read_settings, settings
-from intervmerge.space.bases import Base, SomeBase, check_base, plain
+from intervmerge.space.bases import Base, Fixed, SomeBase, check_base, one_base, plain
 from intervmerge.space.search import SearchSettings as SearchSettings
 from intervmerge.space.values import Blocks, Elements, Name, Number, Whole
 from intervmerge.space.values import Choices as Choices
@@ -69,6 +69,9 @@ class Space:
     """A row of PRESETS: what `intervention` and `training` have where this file says nothing."""
     base: SomeBase = "auto"
     """One merged base; a list makes one study each; choices and steps are searched, as all else is."""
+    bare: list[Fixed] = field(default_factory=list)
+    """Bases that are measured without interventions and never repaired: a front without extra parameters is the best
+    of them and of `base`."""
     training: TrainingSpace = field(default_factory=TrainingSpace)
     intervention: InterventionSpace = field(default_factory=InterventionSpace)
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -78,6 +81,16 @@ class Space:
             raise ConfigError("base", "[]", "a space has a base, or several", "auto, or {rule: task_arithmetic}")
         for base in self._written:
             check_base(base)
+        _ = self.alone  # refused here, where it is wrong
+
+    @property
+    def alone(self) -> list[dict[str, Any]]:
+        """Rule and complete settings of each of `bare`.
+
+        Raises:
+            ConfigError: one of them is no rule with its settings.
+        """
+        return [one_base(base, "bare") for base in self.bare]
 
     @property
     def _written(self) -> list[Base]:

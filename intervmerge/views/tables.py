@@ -75,13 +75,13 @@ def _base(study: StudyRecord, point: Record | Mixture) -> dict[str, str]:
 
 
 def base_rows(study: StudyRecord) -> list[dict[str, Any]]:
-    """The bases that are searched, in the order in which they were tried: points without extra parameters."""
+    """The bases that were tried, in their order: points without extra parameters."""
     return [
         {
             "base": base.label,
             "fingerprint": base.fingerprint,
             "seconds": base.seconds,
-            "trials": sum(trial.base_fingerprint == base.fingerprint for trial in study.trained),
+            "trials": sum(study.base_of(trial)[1] == base.fingerprint for trial in study.trained),
             "validation_accuracy": accuracy(base.scores) if base.scores else None,
             "test_accuracy": accuracy(base.test) if base.test else None,
             **_joint(study, base.scores, base.test),

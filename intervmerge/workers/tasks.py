@@ -16,6 +16,7 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import NO_CACHES, CachePlan, Part, plan_caches
+from intervmerge.engines.exact import ExactEngine
 from intervmerge.interventions import Interventions
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
@@ -93,8 +94,8 @@ def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[st
 
 
 def bare(bench: Bench, seat: Seat, split: str, task: str) -> Scores:
-    """Exact scores of the base on a task, without interventions."""
-    return bench.measure(None, split, tasks=[task])
+    """Exact scores of the base on a task, without interventions; nothing is kept for the one pass that it takes."""
+    return bench.measure(None, split, engine=ExactEngine(bench.base.suite, bench.encoder), tasks=[task])
 
 
 def measure(bench: Bench, seat: Seat, number: int, split: str, task: str, luggage: Luggage) -> Scores:

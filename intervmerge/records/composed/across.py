@@ -21,6 +21,7 @@ def mixtures(
     selection: str,
     merged: Mapping[str, Scores],
     bases: Sequence[BareBase] = (),
+    home: str = "",
 ) -> Composed:
     """The composed front of trials, none of whose mixtures has interventions of two bases.
 
@@ -32,14 +33,15 @@ def mixtures(
         select: a row of OBJECTIVES.
         selection: a row of SELECTIONS.
         merged: split to the scores of the study's merged base.
-        bases: where the base is searched, those whose scores are known.
+        bases: where there are several, those whose scores are known.
+        home: fingerprint of the base of trials that say none.
     """
     if not bases:
         bare = Option(None, 0, merged["validation"], merged["validation"], merged.get("test", {}))
         return Composed([bare, *options(trials, tasks)], tasks, select, selection)
     parts = []
     for base in bases:
-        own = [trial for trial in trials if trial.base_fingerprint == base.fingerprint]
+        own = [trial for trial in trials if (trial.base_fingerprint or home) == base.fingerprint]
         bare = Option(None, 0, base.scores, base.scores, base.test)
         parts.append(Composed([bare, *options(own, tasks)], tasks, select, selection, base.fingerprint))
     best = bases.index(best_bare(bases, select))

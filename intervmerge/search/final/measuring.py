@@ -13,8 +13,8 @@ from intervmerge.study.study import Study
 from intervmerge.watchdog.faults import fault_of, last_line
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
-from intervmerge.workers.preparing import fill_caches, gathered
-from intervmerge.workers.tasks import bare, measure
+from intervmerge.workers.preparing import fill_caches
+from intervmerge.workers.tasks import measure
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Final:
     left: LeftLuggage
     """Gives and takes files of trials, where no folder is shared."""
     shelf: Shelf | None
-    """Of the bases, where these are searched."""
+    """Of the bases, where there are several."""
     here: bool
     """Whether all workers are on this machine."""
     every: bool = False
@@ -82,8 +82,4 @@ class Final:
         record = self.study.record
         for base in record.untested_bases:
             assert self.shelf is not None
-            self.crew.move(self.shelf.ready(base.values))
-            tasks = [("test", task) for task in record.tasks]
-            found = gathered(self.crew, bare, tasks, f"base {base.label} on test", self.watch.progress)
-            scores = {task: score for own in found.values() for task, score in own.items()}
-            self.shelf.measured(base.fingerprint, "test", scores)
+            self.shelf.measure(self.crew, self.shelf.ready(base.values), "test", self.watch.progress)

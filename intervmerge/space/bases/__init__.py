@@ -156,8 +156,23 @@ def named(base: Any) -> dict[str, Any]:
     return dict(base)
 
 
-def complete(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Rule and all settings, defaults filled in, as JSON has them.
+def one_base(base: Fixed, key: str) -> dict[str, Any]:
+    """Rule and all settings of a base that leaves no choice.
+
+    Args:
+        base: a rule, or a rule and its settings.
+        key: of the space, under which it stands.
+
+    Raises:
+        ConfigError: a sweep; no such rule or setting, or a value out of range.
+    """
+    if base in SWEPT or "rule" not in named(base):
+        raise ConfigError(key, base, "it is one base, as it is", "{rule: wudi_flow, depth: 1.1}")
+    return complete(named(base), key)
+
+
+def complete(base: Mapping[str, Any], key: str = "base") -> dict[str, Any]:
+    """Rule and all settings, defaults filled in, as JSON has them; `key` of the space is named in errors.
 
     Raises:
         ConfigError: no such rule or setting, or a value out of range.
@@ -165,7 +180,7 @@ def complete(base: Mapping[str, Any]) -> dict[str, Any]:
     try:
         settings = resolve(str(base["rule"]), {name: value for name, value in base.items() if name != "rule"})
     except ConfigError as error:
-        raise ConfigError(f"base.{error.args[0]}", *error.args[1:]) from error
+        raise ConfigError(f"{key}.{error.args[0]}", *error.args[1:]) from error
     found: dict[str, Any] = json.loads(json.dumps({"rule": base["rule"], **settings}))
     return found
 
