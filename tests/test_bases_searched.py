@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from holding import holding
+from mlflow.tracking import MlflowClient
 
 from intervmerge import pareto
 from intervmerge.bases.merged import merge
@@ -23,14 +24,18 @@ from intervmerge.engines.batches import Batch
 from intervmerge.engines.exact import features
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
+from intervmerge.mlflow_uris import local_uri
 from intervmerge.records.bare import BareBase
 from intervmerge.records.composed.across import mixtures
 from intervmerge.records.elimination import PROBES, base_key, dropped, waiting
 from intervmerge.records.growth import Axes, growth_of
 from intervmerge.records.record import Record, Rung
-from intervmerge.records.scores import Score, Scores, accuracy
+from intervmerge.records.scores import Score, Scores, accuracy, joint_accuracy
 from intervmerge.records.stopping import Known
 from intervmerge.search.bases.tournament import PROBE, Tournament
+from intervmerge.search.driver import Driver
+from intervmerge.search.plan import SearchPlan, prepare
+from intervmerge.search.run import run_search
 from intervmerge.session.session import ray_session
 from intervmerge.space.bases import in_words
 from intervmerge.space.bases.probes import probes, shortened
@@ -45,6 +50,7 @@ from intervmerge.suites.suite import Suite
 from intervmerge.trial.bench import Bench
 from intervmerge.trial.run import FILE
 from intervmerge.trial.sweep.wide import HANDED, Weighed, figures, handed
+from intervmerge.views.runs import EXPERIMENT, NUMBER
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -481,38 +487,106 @@ def with_bare(ray_here: None, odd_folder: Path, tmp_path_factory: pytest.TempPat
     without, both = write(root / "without.yaml", ONE), write(root / "with.yaml", ALONE)
     assert search(flags(without, odd_folder, root / "first")) == 0
     before = load_study(root / "first").record
-    assert not before.bases
-    assert search(flags(both, odd_folder, root / "second")) == 0
-    assert search(flags(both, odd_folder, root / "first")) == 0
+    assert not before.bare_bases
+    for name in ("second", "first"):
+        assert search(flags(both, odd_folder, root / name)) == 0
     first, second = (load_study(root / name) for name in ("first", "second"))
     assert [trial.seconds for trial in first.record.trials] == [trial.seconds for trial in before.trials]
     return first, second
 
 
-def test_a_base_that_is_never_repaired_changes_no_trial(with_bare: tuple[Study, Study]) -> None:
+WHICH = pytest.mark.parametrize("which", [0, 1], ids=["measured later", "measured first"])
+
+
+def test_a_base_that_no_trial_may_have_changes_none(with_bare: tuple[Study, Study]) -> None:
     one, other = ([(t.intervention, t.scores, t.base_fingerprint) for t in s.record.ended] for s in with_bare)
     assert one == other
     assert len(one) == 6
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["measured later", "measured first"])
-def test_a_front_begins_at_the_best_base_of_all_and_each_is_measured(
+@WHICH
+def test_fronts_begin_at_the_best_base_of_all_and_each_is_measured(
     which: int, with_bare: tuple[Study, Study], odd: Suite
 ) -> None:
     record = with_bare[which].record
-    assert [(base.values["rule"], base.alone) for base in record.bases] == [
-        ("ties_sum", False), ("iso_c", True), ("ties_sum", True)]  # fmt: skip
-    for base in record.bases:
-        assert base.scores == Bench(merge(odd, **base.values), "cpu").measure(None)
-    best = record.best_bare
+    assert [base.values["rule"] for base in record.alone] == ["iso_c", "ties_sum"]
+    for base in record.alone:
+        merged = merge(odd, **base.values)
+        assert (base.fingerprint, base.label) == (merged.fingerprint, merged.label)
+        assert base.scores == Bench(merged, "cpu").measure(None)
+    best, own = record.best_bare, record.references["validation"]["merged"]
     assert best is not None
-    assert accuracy(best.scores) == max(accuracy(base.scores) for base in record.bases)
+    assert accuracy(best.scores) == max(accuracy(of) for of in (own, *(base.scores for base in record.alone)))
+    assert best.fingerprint in {base.fingerprint for base in record.alone}
     assert best.test == Bench(merge(odd, **best.values), "cpu").measure(None, "test")
-    assert all(accuracy(trial.scores) > accuracy(best.scores) for trial in record.front)
     assert record.compared["validation"]["bare"] == best.scores
-    rows = json.loads((with_bare[which].folder / "front.json").read_text(encoding="utf-8"))["bases"]
-    assert [row["trials"] for row in rows] == [6, 0, 0]
-    assert {record.base_of(mixture)[1] for mixture in record.composed.front} <= {record.base_fingerprint}
+    assert record.compared["test"]["bare"] == best.test
+    assert all(accuracy(trial.scores) > accuracy(best.scores) for trial in record.front)
+    assert all(mixture.expected > accuracy(best.scores) for mixture in record.composed_front)
+    assert {record.base_of(point) for point in (*record.front, *record.composed_front)} <= {
+        (record.base, record.base_fingerprint)}  # fmt: skip
+
+
+@WHICH
+def test_views_say_which_bases_were_measured_alone(which: int, with_bare: tuple[Study, Study]) -> None:
+    record, folder = with_bare[which].record, with_bare[which].folder
+    rows = json.loads((folder / "front.json").read_text(encoding="utf-8"))["bases"]
+    assert [(row["base"], row["trials"]) for row in rows] == [(base.label, 0) for base in record.alone]
+    client = MlflowClient(local_uri(folder))
+    (experiment,) = client.search_experiments(filter_string=f"name = '{EXPERIMENT}'")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`{NUMBER}` = 'parent'")
+    assert run.data.metrics["hypervolume"] == pytest.approx(record.hypervolume())
+    assert run.data.metrics["front_size"] == len(record.front)
+
+
+def test_what_was_measured_alone_is_not_measured_again_and_stays_when_it_is_no_longer_named(
+    with_bare: tuple[Study, Study], odd_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = with_bare[1]
+    alone = study.record.alone
+    for name in ("with.yaml", "without.yaml"):
+        assert search(flags(study.folder.parent / name, odd_folder, study.folder)[:-1]) == 0
+        assert "nothing is missing" in capfd.readouterr().out
+    assert load_study(study.folder).record.alone == alone
+
+
+def test_a_search_that_ends_before_test_goes_on_without_naming_them(
+    ray_here: None, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(self: Driver) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_measure_what_is_missing", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(write(tmp_path / "with.yaml", ALONE), suite=odd_folder, out=tmp_path / "study", workers=2)
+    study = run_search(write(tmp_path / "s.yaml", ONE), suite=odd_folder, out=tmp_path / "study", workers=2)
+    best = study.record.best_bare
+    assert best is not None
+    assert best.test
+
+
+def test_searched_bases_and_one_that_no_trial_may_have_stand_side_by_side(
+    ray_here: None, odd_folder: Path, tmp_path: Path
+) -> None:
+    text = SPACE + "bare: [{rule: task_arithmetic, scaling: 0.3}]\n"
+    out = tmp_path / "study"
+    study = run_search(write(tmp_path / "s.yaml", text), suite=odd_folder, out=out, workers=2, select="joint_accuracy")
+    record = study.record
+    assert [base.values["rule"] for base in record.alone] == ["task_arithmetic"]
+    assert len(record.bare_bases) == len(record.bases) + 1
+    assert {trial.base["rule"] for trial in record.complete} == {"ties_sum", "iso_c"}
+    floor = max(joint_accuracy(base.scores) for base in record.bare_bases)
+    assert all(joint_accuracy(trial.scores) > floor for trial in record.front)
+
+
+def test_the_base_of_the_command_is_the_only_one(odd_folder: Path, tmp_path: Path) -> None:
+    space = write(tmp_path / "s.yaml", ALONE)
+    named, whole = (
+        prepare(SearchPlan.of(space=space, suite=odd_folder, out=tmp_path / "study", base=base))
+        for base in ({"rule": "iso_c"}, None)
+    )
+    assert (len(named.sampling.space.alone), len(whole.sampling.space.alone)) == (0, 2)
 
 
 def test_what_is_measured_alone_counts_before_the_first_trial_and_spares_the_front_what_is_below() -> None:
@@ -529,6 +603,7 @@ def test_what_is_measured_alone_counts_before_the_first_trial_and_spares_the_fro
     [
         ("[auto]", "bare: got auto; it is one base, as it is"),
         ("[{scaling: 0.4}]", "bare: got {'scaling': 0.4}; it is one base"),
+        ("['{x']", r"bare\.rule: got '\{x'; it must be a row of the table"),
         ("[{rule: iso_d}]", r"bare\.rule: got 'iso_d'.*iso_c"),
         ("[{rule: ties_sum, density: 2}]", r"bare\.ties_sum\.density: got 2"),
     ],

@@ -45,6 +45,7 @@ from intervmerge.session.interrupt import Interrupt, Interrupted
 from intervmerge.session.object_store import put, share, shared_suite, taken
 from intervmerge.session.session import (
     SLOW,
+    TAKEN,
     joined,
     only_gpu,
     own_folder,
@@ -613,11 +614,12 @@ def test_a_session_here_writes_no_token_into_a_home(monkeypatch: pytest.MonkeyPa
         ([], 1, False),
         ([SLOW], 2, False),
         ([SLOW, SLOW], 3, False),
-        ([SLOW, SLOW, SLOW], 3, True),
+        ([SLOW, TAKEN], 3, False),
+        ([SLOW, SLOW, TAKEN], 3, True),
         (["no room"], 1, True),
     ],
 )
-def test_a_start_that_a_busy_machine_holds_up_is_tried_again_and_no_other(
+def test_a_start_that_a_busy_machine_holds_up_or_another_sessions_port_is_tried_again_and_no_other(
     errors: list[str], starts: int, raises: bool
 ) -> None:
     said, left = iter(errors), []
@@ -629,7 +631,7 @@ def test_a_start_that_a_busy_machine_holds_up_is_tried_again_and_no_other(
 
     refused = pytest.raises(ConfigError, match=r"Ray: got Exception: ") if raises else nullcontext()
     with refused:
-        patiently(start, lambda: left.append("cleaned"))
+        patiently(start, lambda: left.append("cleaned"), (SLOW, TAKEN))
     assert left.count("started") == starts
     assert left.count("cleaned") == min(len(errors), starts)
 

@@ -142,8 +142,9 @@ def _choose(record: StudyRecord, most: int | None, number: int | None, composed:
         return best
     front: Sequence[Record | Mixture] = record.composed_front if composed else record.front
     if not front:
-        rule = "a point must be better than the merged base, which has no extra parameters"
-        raise ConfigError(f"{where}, front", "no point", rule, "a study with more trials or another space")
+        rule = "a point must be better than a merged base, which has no extra parameters"
+        allowed = "a study with more trials or another space; or intervmerge merge --out, for a base as it is"
+        raise ConfigError(f"{where}, front", "no point", rule, allowed)
     allowed = f"{front[0].extra_params} or more, the cheapest point's"
     raise ConfigError(f"{where}, max_extra_params", most, "a point of the front must be within it", allowed)
 

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         metavar="RULE[:NAME=VALUE,...]|auto|best",
-        help="instead of the space's: ties_sum:scaling=0.3,density=0.2; auto searches a few of a sweep, best takes one",
+        help="instead of the space's, and of its `bare`: ties_sum:scaling=0.3,density=0.2; auto searches a few of a "
+        "sweep, best takes one",
     )
     parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core, or --workers-per-gpu)")
     parser.add_argument(

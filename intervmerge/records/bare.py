@@ -1,8 +1,8 @@
-"""Bases without interventions: where the base is searched, the points of a front that have no extra parameters."""
+"""Bases without interventions: points of a front that have no extra parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,6 @@ class BareBase:
     """Counts on `test` of the tasks that were measured there."""
     seconds: float = 0.0
     """That merging took."""
-    alone: bool = False
-    """Whether it is measured so and never repaired."""
 
 
 def best_bare(bases: Sequence[BareBase], select: str) -> BareBase:
@@ -38,6 +36,11 @@ def best_bare(bases: Sequence[BareBase], select: str) -> BareBase:
 def bare_base(fingerprint: str, values: Mapping[str, Any]) -> BareBase:
     """A base from plain values: label, values, seconds, and scores by split."""
     return _BASES.validate_python({"fingerprint": fingerprint, "scores": values.get("validation", {}), **values})
+
+
+def bare_bases(values: Iterable[Mapping[str, Any]]) -> tuple[BareBase, ...]:
+    """Bases from plain values, as `asdict` gives them."""
+    return tuple(map(_BASES.validate_python, values))
 
 
 _BASES = TypeAdapter(BareBase)

@@ -28,7 +28,7 @@ class Axes:
     bare: Mapping[str, float] = field(default_factory=dict)
     """Shares of the bases that are searched, without interventions, by fingerprint, as far as they are known."""
     alone: float = 0.0
-    """Share of the best base that is never repaired: known before the first trial."""
+    """Share of the best base that no trial may have: known before the first of them."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Growth:
     numbers: tuple[int, ...] = ()
     """Of its trials."""
     bare: float = 0.0
-    """Share of the best base that its trials had, or that is never repaired: a point without extra parameters, where it
-    is above the merged base that the axes begin at."""
+    """Share of the best base that its trials had, or that none may have: a point without extra parameters, where it is
+    above the merged base that the axes begin at."""
     best: Mapping[int, float] = field(default_factory=dict)
     """Accuracy of the best trial within each of BUDGETS; without those that hold none."""
 

@@ -57,8 +57,9 @@ class StudyRecord:
     looks: int = 0
     """Sessions that measured on `test`: whoever chose what came after the first may have seen its figures."""
     bases: Sequence[BareBase] = ()
-    """The bases that its trials had, where the base is searched, and those that are measured without interventions
-    alone; then `base` is what the front is measured from."""
+    """The bases that its trials had, where the base is searched; then `base` is what the front is measured from."""
+    alone: Sequence[BareBase] = ()
+    """Bases that no trial may have, measured without interventions."""
 
     def followed(self, ended: Sequence[Record], growth: Sequence[Growth]) -> StudyRecord:
         """The same, of which this is known already; `replace` forgets it again."""
@@ -102,7 +103,7 @@ class StudyRecord:
         """What its trials are held against."""
         objective, known = OBJECTIVES[self.select], self.references["validation"]
         bare = {base.fingerprint: objective(base.scores) for base in self.measured_bases}
-        alone = max((bare[base.fingerprint] for base in self.measured_bases if base.alone), default=0.0)
+        alone = max((objective(base.scores) for base in self.alone), default=0.0)
         return Axes(self.select, objective(known["merged"]), objective(known["individual"]), self.dearest, bare, alone)
 
     @cached_property
@@ -110,21 +111,25 @@ class StudyRecord:
         """The bases whose scores on `validation` are known."""
         return [base for base in self.bases if base.scores]
 
-    def unmeasured(self, bases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Of bases by rule and complete settings those whose scores on `validation` are not known."""
-        known = [base.values for base in self.measured_bases]
-        return [values for values in bases if values not in known]
+    @cached_property
+    def bare_bases(self) -> list[BareBase]:
+        """All bases whose scores without interventions are known, where there are several."""
+        if self.measured_bases or not self.alone:
+            return [*self.measured_bases, *self.alone]
+        scores, test = (self.references.get(split, {}).get("merged", {}) for split in ("validation", "test"))
+        return [BareBase(self.base_fingerprint, self.base, {}, scores, test), *self.alone]
 
     @property
     def best_bare(self) -> BareBase | None:
         """The best base without interventions, on validation; None where the study has no other than its own."""
-        return best_bare(self.measured_bases, self.select) if self.measured_bases else None
+        return best_bare(self.bare_bases, self.select) if self.bare_bases else None
 
     @property
     def compared(self) -> dict[str, dict[str, Scores]]:
         """`references`, with the best base without interventions where there are several, as "bare"."""
         best = self.best_bare
-        more = {split: {"bare": self.bare(best.fingerprint, split)} if best else {} for split in self.references}
+        known = {"validation": best.scores, "test": best.test} if best else {}
+        more = {split: {"bare": known[split]} if split in known else {} for split in self.references}
         return {split: {**models, **more[split]} for split, models in self.references.items()}
 
     def bare(self, fingerprint: str, split: str) -> Scores:
@@ -166,8 +171,7 @@ class StudyRecord:
 
     def _composed(self, trials: Sequence[Record]) -> Composed:
         known = {split: models.get("merged", {}) for split, models in self.references.items()}
-        home = self.base_fingerprint
-        return mixtures(trials, self.tasks, self.select, self.selection, known, self.measured_bases, home)
+        return mixtures(trials, self.tasks, self.select, self.selection, known, self.measured_bases, self.alone)
 
     @property
     def composed_front(self) -> list[Mixture]:
@@ -215,6 +219,11 @@ class StudyRecord:
         shown = {self.base_of(point)[1] for point in points}
         shown |= {self.best_bare.fingerprint} if self.best_bare else set()
         return [base for base in self.measured_bases if base.fingerprint in shown and not base.test]
+
+    @property
+    def untested_alone(self) -> list[BareBase]:
+        """The best bare base, where no trial may have it and it was not measured on `test`."""
+        return [base for base in self.alone if base is self.best_bare and not base.test]
 
     def left_to_repeat(self, every: bool = False) -> list[tuple[int, int]]:
         """(trial number, seed): what is to be trained again and was not yet, of the finalists as they are now."""

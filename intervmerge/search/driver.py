@@ -23,6 +23,8 @@ from intervmerge.machine import Machine
 from intervmerge.records.record import Record
 from intervmerge.records.scores import JOINT
 from intervmerge.records.stopping.ending import Stopping
+from intervmerge.search.bases.alone import measure_alone
+from intervmerge.search.bases.known import unmeasured
 from intervmerge.search.bases.searcher import BasesSearcher
 from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.final.measuring import Final
@@ -81,8 +83,7 @@ class Driver:
         self._roster = roster_of(prepared)
         self._here = prepared.plan.address is None
         self._own, self._base = base, share(base, here=self._here)
-        several = self._sampling.bases is not None or bool(self._sampling.space.bare)
-        self._shelf = Shelf(base, study.journal, watch.phase) if several else None
+        self._shelf = Shelf(base, study.journal, watch.phase) if self._sampling.bases is not None else None
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
@@ -120,9 +121,8 @@ class Driver:
         crew.sit(self._roster.seat, self._tensors)
         self._route(crew, "validation")
         self._compare(crew, "validation")
-        if self._shelf is not None:
-            for values in self._study.record.unmeasured(self._sampling.space.alone):
-                self._shelf.measure(crew, self._shelf.ready(values, alone=True), "validation", self._watch.progress)
+        left = unmeasured(self._sampling.space, self._study.record)
+        measure_alone(crew, self._study, left, "validation", self._watch.progress)
 
     def _route(self, crew: Crew, split: str) -> None:
         """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
@@ -229,9 +229,8 @@ class Driver:
         return None
 
     def _searcher(self, watchdog: Watchdog, nodes: Nodes, views: Views) -> OptunaSearcher:
-        make: Callable[..., OptunaSearcher] = OptunaSearcher
-        if self._shelf is not None and self._sampling.bases is not None:
-            make = partial(BasesSearcher, self._shelf)
+        shelf = self._shelf
+        make = OptunaSearcher if shelf is None else partial(BasesSearcher, shelf)
         events: dict[str, Callable[[Record], None]] = {
             "started": self._watch.started,
             "measured": self._watch.measured,
@@ -270,7 +269,7 @@ class Driver:
         repeats = unrepeated and not running
         if unrepeated and running:
             self._watch.phase("error bars come when all trials have ended, with the same command")
-        if not repeats and not record.left_to_test(every) and not record.untested_bases:
+        if not (repeats or record.left_to_test(every) or record.untested_bases or record.untested_alone):
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)

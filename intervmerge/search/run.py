@@ -14,7 +14,7 @@ from intervmerge.bases.merged import MergedBase
 from intervmerge.disk import plainly
 from intervmerge.records.record import Record
 from intervmerge.records.stopping.ending import stalled
-from intervmerge.search.bases.known import known_base, known_bases
+from intervmerge.search.bases.known import known_base, known_bases, unmeasured
 from intervmerge.search.plan import Prepared, SearchPlan, named_base, prepare
 from intervmerge.search.views import report
 from intervmerge.search.watch import Silence, Watcher
@@ -71,8 +71,8 @@ def is_whole(study: Study, space: Space, every: bool = False) -> bool:
     record, trials, patience = study.record, space.search.trials, space.search.patience
     left = [trial for trial in record.trials if trial.state == "running"]
     ended = len(record.ended) >= trials or stalled(record, patience)
-    untested = record.left_to_test(every) or record.untested_bases or record.unmeasured(space.alone)
-    return not left and ended and not record.left_to_repeat(every) and not untested
+    untested = record.left_to_test(every) or record.untested_bases or record.untested_alone
+    return not (left or not ended or record.left_to_repeat(every) or untested or unmeasured(space, record))
 
 
 def search(prepared: Prepared, watch: Watcher) -> Study:

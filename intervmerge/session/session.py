@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,10 @@ LONGEST_FOLDER = 42
 """Characters of the path of Ray's folder: with what Ray puts below it, a socket's path has 107 at most."""
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Where Ray's folder may lie if the machine's own temporary one is too deep, or cannot be written to."""
-STARTS, SLOW = 3, "timed out during startup"
-"""Ray is started so often where it says this."""
+STARTS = 3
+"""Ray is started so often where what it says may be chance."""
+SLOW, TAKEN = "timed out during startup", "InvalidAuthToken"
+"""On a busy machine; and where another session, which has another token, took the port that was free a moment ago."""
 ANSWER_SECONDS = 5.0
 """So long a cluster has to answer."""
 FRAME, SETTINGS = 9, 4
@@ -80,7 +82,7 @@ def ray_session(address: str | None, cpus: int, gpu: int | None = None) -> Itera
         else:
             start = partial(start, address=place, runtime_env={"env_vars": ENVIRONMENT})
         with handlers_kept(), seen_alone(gpu):  # Ray's own handler ends in an abort
-            patiently(start, ray.shutdown)
+            patiently(start, ray.shutdown, (SLOW, TAKEN) if address is None else (SLOW,))
         try:
             yield
         finally:
@@ -96,12 +98,13 @@ def give_home() -> None:
         os.environ["HOME"] = str(cache_folder())
 
 
-def patiently(start: Callable[[], object], clean: Callable[[], None]) -> None:
+def patiently(start: Callable[[], object], clean: Callable[[], None], chances: Sequence[str]) -> None:
     """Start Ray; its half minute is short on a machine whose cores are shared, so that it has several.
 
     Args:
         start: starts or joins it.
         clean: removes what a failed start left.
+        chances: it is started again where it says one of these.
 
     Raises:
         ConfigError: it cannot be started.
@@ -112,7 +115,7 @@ def patiently(start: Callable[[], object], clean: Callable[[], None]) -> None:
             return
         except Exception as error:
             clean()
-            if left and SLOW in str(error):
+            if left and any(words in str(error) for words in chances):
                 continue
             words = " ".join(str(error).split())[:300]
             rule, allowed = "Ray starts, or is joined", "another machine or --address, more room, or the cause mended"

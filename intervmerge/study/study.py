@@ -76,6 +76,7 @@ class Study:
             final_seeds=known["search"]["final_seeds"],
             looks=self.journal.looks,
             bases=tuple(self.journal.bases().values()),
+            alone=self.journal.alone(),
             **{name: known[name] for name in RECORDED},
         )
         if not references:

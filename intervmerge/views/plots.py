@@ -73,7 +73,7 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
             split: {model: _figures(study, scores) for model, scores in models.items()}
             for split, models in study.compared.items()
         },
-        **({"bases": base_rows(study)} if study.bases else {}),
+        **({"bases": base_rows(study)} if study.bare_bases else {}),
         "front": [trial.number for trial in study.front],
         "deviations": deviations_payload(study),
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
@@ -242,15 +242,14 @@ def apart(places: Sequence[float], *, gap: float, last: float) -> list[float]:
 
 
 def _draw_trials(axes: Axes, study: StudyRecord) -> None:
-    """The cloud of trials, the front as a staircase over the merged base, and its points on test."""
+    """The cloud of trials, the front as a staircase over the best base, and its points on test."""
     trials, front = study.complete, study.front
     params, cloud = [max(trial.extra_params, 1) for trial in trials], _percent(study, trials, "validation")
     axes.scatter(params, cloud, s=24, color=LINES, alpha=0.5, linewidths=0, label=f"trials ({len(trials)})", zorder=2)
     steps, stairs = [max(t.extra_params, 1) for t in front], _percent(study, front, "validation")
     if front:
-        merged, right = _references(study)["merged"], max(study.dearest, steps[-1])
-        xs, ys = [steps[0], *steps, right], [merged, *stairs, stairs[-1]]
-        area = f"hypervolume {100 * study.hypervolume():.1f} %"
+        xs, ys = _staircase(axes, study, steps, stairs)
+        area, merged = f"hypervolume {100 * study.hypervolume():.1f} %", _references(study)["merged"]
         axes.fill_between(xs, ys, merged, step="post", color=FRONT, alpha=0.08, linewidth=0, zorder=1, label=area)
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.8, zorder=3)
     axes.plot(
@@ -264,13 +263,23 @@ def _draw_trials(axes: Axes, study: StudyRecord) -> None:
         )  # fmt: skip
 
 
+def _staircase(
+    axes: Axes, study: StudyRecord, steps: list[int], values: list[float]
+) -> tuple[list[float], list[float]]:
+    """A front as steps to the right: up from the merged base, or, where another base alone is better, along from it."""
+    known, right = _references(study), max(study.dearest, steps[-1])
+    bare = known.get("bare", known["merged"])
+    left = axes.get_xlim()[0] if bare > known["merged"] else steps[0]
+    return [left, *steps, right], [bare, *values, values[-1]]
+
+
 def _draw_composed(axes: Axes, study: StudyRecord) -> None:
     """The composed front as a staircase of what it was chosen by, its listed points, and these on test."""
     front, listed = study.composed_front, study.composed.listed
     if not front:
         return
-    xs, ys = [max(m.extra_params, 1) for m in front], [100 * m.expected for m in front]
-    xs, ys = [xs[0], *xs, max(study.dearest, xs[-1])], [_references(study)["merged"], *ys, ys[-1]]
+    steps, expected = [max(m.extra_params, 1) for m in front], [100 * m.expected for m in front]
+    xs, ys = _staircase(axes, study, steps, expected)
     axes.step(xs, ys, where="post", color=OWN, linewidth=1.5, zorder=3.2)
     axes.plot(
         [max(m.extra_params, 1) for m in listed], [100 * m.expected for m in listed], "s", color=OWN, zorder=4.2,

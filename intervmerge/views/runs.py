@@ -105,7 +105,7 @@ class Runs:
             if run.data.tags.get("on_front") == "true":
                 self._front.add(number)
         history = self._client.get_metric_history(self.parent, "front_size")
-        self._steps = len(history)
+        self._steps = len({metric.step for metric in history})
 
     def _find(self, condition: str) -> list[Any]:
         found: list[Any] = []
@@ -189,6 +189,8 @@ class Runs:
     def finish(self, study: StudyRecord, files: list[Path], status: str = "FINISHED") -> None:
         """Attach the views, add what was measured on test, and end the parent run."""
         self.sync(study)
+        if self._steps and study.alone:  # again: these may have been measured after the trials
+            self._log_steps(self.parent, {}, {self._steps: growth(study, self._steps)})
         for trial in study.front:
             if test := study.tested(trial):
                 shares = {f"test_accuracy/{as_key(task)}": counts.accuracy for task, counts in test.items()}

@@ -75,18 +75,18 @@ def _base(study: StudyRecord, point: Record | Mixture) -> dict[str, str]:
 
 
 def base_rows(study: StudyRecord) -> list[dict[str, Any]]:
-    """The bases that were tried, in their order: points without extra parameters."""
+    """The bases that were tried, in their order, and those that no trial may have: points without extra parameters."""
     return [
         {
             "base": base.label,
             "fingerprint": base.fingerprint,
             "seconds": base.seconds,
-            "trials": sum(study.base_of(trial)[1] == base.fingerprint for trial in study.trained),
+            "trials": sum(trial.base_fingerprint == base.fingerprint for trial in study.trained),
             "validation_accuracy": accuracy(base.scores) if base.scores else None,
             "test_accuracy": accuracy(base.test) if base.test else None,
             **_joint(study, base.scores, base.test),
         }
-        for base in study.bases
+        for base in (*study.bases, *study.alone)
     ]
 
 
@@ -170,7 +170,7 @@ def write_front(study: StudyRecord, path: Path) -> None:
         "study": study.name,
         "caption": study.caption,
         "looks_at_test": study.looks,
-        **({"bases": base_rows(study)} if study.bases else {}),
+        **({"bases": base_rows(study)} if study.bare_bases else {}),
         "front": front_rows(study),
         "composed": composed_rows(study),
         "selection": study.selection,

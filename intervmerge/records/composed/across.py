@@ -1,4 +1,4 @@
-"""Composed fronts where the base is searched: a mixture stays within one base, the study's front is their union."""
+"""Composed fronts of several bases: a mixture stays within one base, the study's front is their union."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from intervmerge import pareto
-from intervmerge.records.bare import BareBase, best_bare
+from intervmerge.records.bare import BareBase
 from intervmerge.records.composed import Composed, Mixture, Option
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import pooled
@@ -21,7 +21,7 @@ def mixtures(
     selection: str,
     merged: Mapping[str, Scores],
     bases: Sequence[BareBase] = (),
-    home: str = "",
+    alone: Sequence[BareBase] = (),
 ) -> Composed:
     """The composed front of trials, none of whose mixtures has interventions of two bases.
 
@@ -33,18 +33,21 @@ def mixtures(
         select: a row of OBJECTIVES.
         selection: a row of SELECTIONS.
         merged: split to the scores of the study's merged base.
-        bases: where there are several, those whose scores are known.
-        home: fingerprint of the base of trials that say none.
+        bases: where the base is searched, those whose scores are known.
+        alone: bases that no trial may have.
     """
-    if not bases:
-        bare = Option(None, 0, merged["validation"], merged["validation"], merged.get("test", {}))
-        return Composed([bare, *options(trials, tasks)], tasks, select, selection)
+    home = BareBase("", "", {}, merged["validation"], merged.get("test", {}))
+    by_base: Sequence[tuple[BareBase, Sequence[Record]]] = [
+        (base, [trial for trial in trials if trial.base_fingerprint == base.fingerprint]) for base in bases
+    ]
+    every = [*(by_base or [(home, trials)]), *((base, []) for base in alone)]
     parts = []
-    for base in bases:
-        own = [trial for trial in trials if (trial.base_fingerprint or home) == base.fingerprint]
+    for base, own in every:
         bare = Option(None, 0, base.scores, base.scores, base.test)
         parts.append(Composed([bare, *options(own, tasks)], tasks, select, selection, base.fingerprint))
-    best = bases.index(best_bare(bases, select))
+    if not bases and not alone:
+        return parts[0]
+    best = max(range(len(parts)), key=lambda place: OBJECTIVES[select](every[place][0].scores))
     return AcrossBases(parts[best].options[:1], tasks, select, selection, parts=parts)
 
 

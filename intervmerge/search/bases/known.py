@@ -1,12 +1,15 @@
-"""The bases that a study which goes on has already; a sweep chose them, and is not made again."""
+"""The bases that a study which goes on has already: a sweep is not made again, nor one measured twice."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from intervmerge.bases.merged import MergedBase, merge
+from intervmerge.records.study import StudyRecord
 from intervmerge.search.plan import Prepared, among
-from intervmerge.space.bases import SWEPT
+from intervmerge.space.bases import SWEPT, complete
+from intervmerge.space.space import Space
 from intervmerge.study.journal import Journal
 
 
@@ -25,3 +28,9 @@ def known_bases(prepared: Prepared, journal: Journal) -> Prepared:
     if prepared.sampling.space.bases[0] not in SWEPT or not few:
         return prepared
     return among(prepared, [json.loads(text) for text in few["rule"]["choices"]])
+
+
+def unmeasured(space: Space, record: StudyRecord) -> list[dict[str, Any]]:
+    """Of the bases that a space names those whose scores on `validation` are not known."""
+    known = [complete(base.values) for base in record.alone]  # a rule may have further settings since
+    return [values for values in space.alone if values not in known]

@@ -13,9 +13,6 @@ from intervmerge.records.elimination import base_key
 from intervmerge.records.scores import Scores
 from intervmerge.session.object_store import OtherBase, share_weights
 from intervmerge.study.journal import Journal
-from intervmerge.workers.crew import Crew
-from intervmerge.workers.preparing import Tell, gathered
-from intervmerge.workers.tasks import bare
 
 
 class Shelf:
@@ -33,19 +30,19 @@ class Shelf:
         self._shared: dict[str, OtherBase] = {}
         self._note(own, 0.0)
 
-    def ready(self, values: Mapping[str, Any], alone: bool = False) -> OtherBase:
-        """A base by its rule and complete settings; `alone`, one that is never repaired.
+    def ready(self, values: Mapping[str, Any]) -> OtherBase:
+        """A base by its rule and complete settings.
 
         Raises:
             InputError: it cannot be merged.
         """
         key = base_key(values)
         if key not in self._shared:
-            base = self._merged.pop(key, None) or self._made(values, alone)
+            base = self._merged.pop(key, None) or self._made(values)
             self._shared[key] = share_weights(base)
         return self._shared[key]
 
-    def _made(self, values: Mapping[str, Any], alone: bool) -> MergedBase:
+    def _made(self, values: Mapping[str, Any]) -> MergedBase:
         began = time.perf_counter()
         base = merge(self._suite, values["rule"], **{name: of for name, of in values.items() if name != "rule"})
         seconds = time.perf_counter() - began
@@ -56,21 +53,13 @@ class Shelf:
             raise CheckpointError(
                 f"base {base.label}", base.fingerprint, rule, f"the suite with which it was {former[0]}"
             )
-        self._note(base, seconds, alone)
+        self._note(base, seconds)
         return base
 
-    def _note(self, base: MergedBase, seconds: float, alone: bool = False) -> None:
+    def _note(self, base: MergedBase, seconds: float) -> None:
         if base.fingerprint not in self._journal.bases():
             values = {"label": base.label, "values": base.values, "seconds": seconds}
-            self._journal.note_base(base.fingerprint, **values, **({"alone": True} if alone else {}))
-
-    def measure(self, crew: Crew, base: OtherBase, split: str, tell: Tell) -> None:
-        """Measure a base without interventions; the crew works on it from here on."""
-        crew.move(base)
-        label = self._journal.bases()[base.fingerprint].label
-        calls = [(split, task) for task in self._suite.task_names]
-        found = gathered(crew, bare, calls, f"base {label} on {split}", tell)
-        self.measured(base.fingerprint, split, {task: score for own in found.values() for task, score in own.items()})
+            self._journal.note_base(base.fingerprint, **values)
 
     def measured(self, fingerprint: str, split: str, scores: Scores) -> None:
         """A base was measured without interventions."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from intervmerge.records.record import Record
+from intervmerge.search.bases.alone import measure_alone
 from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.final.finalists import repeat_finalists
 from intervmerge.search.watch import Watcher
@@ -13,8 +14,8 @@ from intervmerge.study.study import Study
 from intervmerge.watchdog.faults import fault_of, last_line
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
-from intervmerge.workers.preparing import fill_caches
-from intervmerge.workers.tasks import measure
+from intervmerge.workers.preparing import fill_caches, gathered
+from intervmerge.workers.tasks import bare, measure
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Final:
     left: LeftLuggage
     """Gives and takes files of trials, where no folder is shared."""
     shelf: Shelf | None
-    """Of the bases, where there are several."""
+    """Of the bases, where these are searched."""
     here: bool
     """Whether all workers are on this machine."""
     every: bool = False
@@ -48,6 +49,8 @@ class Final:
         for numbers in self._on_each_base([record.trial(number) for number in untested]):
             self._pairs({number: untested[number] for number in numbers})
         self._bases()
+        alone = [base.values for base in self.study.record.untested_alone]
+        measure_alone(self.crew, self.study, alone, "test", self.watch.progress)
 
     def _on_each_base(self, trials: Iterable[Record]) -> Iterator[Collection[int]]:
         """The numbers of trials, base after base; the crew works on theirs meanwhile."""
@@ -82,4 +85,8 @@ class Final:
         record = self.study.record
         for base in record.untested_bases:
             assert self.shelf is not None
-            self.shelf.measure(self.crew, self.shelf.ready(base.values), "test", self.watch.progress)
+            self.crew.move(self.shelf.ready(base.values))
+            tasks = [("test", task) for task in record.tasks]
+            found = gathered(self.crew, bare, tasks, f"base {base.label} on test", self.watch.progress)
+            scores = {task: score for own in found.values() for task, score in own.items()}
+            self.shelf.measured(base.fingerprint, "test", scores)

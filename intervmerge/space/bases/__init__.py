@@ -166,9 +166,10 @@ def one_base(base: Fixed, key: str) -> dict[str, Any]:
     Raises:
         ConfigError: a sweep; no such rule or setting, or a value out of range.
     """
-    if base in SWEPT or "rule" not in named(base):
+    values = {"rule": base} if isinstance(base, str) else base
+    if values.get("rule") in (*SWEPT, None):
         raise ConfigError(key, base, "it is one base, as it is", "{rule: wudi_flow, depth: 1.1}")
-    return complete(named(base), key)
+    return complete(values, key)
 
 
 def complete(base: Mapping[str, Any], key: str = "base") -> dict[str, Any]:

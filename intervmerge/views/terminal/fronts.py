@@ -38,7 +38,7 @@ def print_front(study: Study) -> None:
         figures = _pair(record, validation.get(name), test.get(name))
         table.add_row("", *figures, *blank, "0", f"{name} model, no interventions")
     if bare := record.best_bare:
-        words = f"{bare.label}, no interventions: the best of {len(record.measured_bases)} bases"
+        words = f"{bare.label}, no interventions: the best of {len(record.bare_bases)} bases"
         table.add_row("", *_pair(record, bare.scores, bare.test), *blank, "0", words)
     table.add_section()
     for trial in record.front:

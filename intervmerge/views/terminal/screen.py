@@ -172,7 +172,7 @@ def at_budgets(study: StudyRecord) -> str:
         best = study.best(budget)
         if best is not None:
             found.setdefault(best.number, f"{short(budget)}: {100 * study.figure(best.scores):.1f} %")
-    return ", ".join(found.values()) or "nothing above the merged base yet"
+    return ", ".join(found.values()) or "nothing above the best base yet"
 
 
 def short(number: int) -> str:
