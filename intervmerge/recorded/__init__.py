@@ -3,10 +3,10 @@
 Made by tests/benchmarks/record_trials.py, which says how; for whoever wants to try a search without training anything.
 One row a configuration, seed and rung. Columns: `configuration` (equal for equal ones), seed, steps, formula, rank,
 blocks, token, slice_width, slice_start, slice_shift, site (`attention`; the first table says none), extra_params,
-seconds (one CPU thread, since the trial began), `correct/<task>` and `agreeing/<task>` (images of `validation` that are classified right, and as the teacher does), and
-`test_correct/<task>` and `test_agreeing/<task>`, which only a trial's last rung has. The schema's metadata says, under
-`intervmerge`, as JSON: suite, note, base, base_fingerprint, engine, training, tasks, dearest (extra parameters), and of the
-reference models by split and model the same counts.
+seconds (one CPU thread, since the trial began), `correct/<task>` and `agreeing/<task>` (images of `validation` that are
+classified right, and as the teacher does), and `test_correct/<task>` and `test_agreeing/<task>`, which only a trial's
+last rung has. The schema's metadata says, under `intervmerge`, as JSON: suite, note, base, base_fingerprint, engine,
+training, tasks, dearest (extra parameters), and of the reference models by split and model the same counts.
 
 The suite's images and licences: intervmerge/suites/mini8. The counts are our own, under the licence of this package.
 """
