@@ -551,7 +551,7 @@ def test_a_budget_below_every_point_is_refused_with_the_cheapest_one(study: Stud
 
 
 def test_a_study_without_a_point_is_refused(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"front: got no point; .*better than the merged base"):
+    with pytest.raises(ConfigError, match=r"front: got no point; .*better than a merged base"):
         export(replace(study, record=replace(study.record, trials=[])), path=tmp_path / "model")
 
 

@@ -38,6 +38,10 @@ def bare_base(fingerprint: str, values: Mapping[str, Any]) -> BareBase:
     return _BASES.validate_python({"fingerprint": fingerprint, "scores": values.get("validation", {}), **values})
 
 
+ALONE = "alone"
+"""Note of a study: its bases that no trial may have."""
+
+
 def bare_bases(values: Iterable[Mapping[str, Any]]) -> tuple[BareBase, ...]:
     """Bases from plain values, as `asdict` gives them."""
     return tuple(map(_BASES.validate_python, values))

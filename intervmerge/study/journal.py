@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from optuna.trial import TrialState
 
 from intervmerge.errors import ConfigError, IntervMergeError
 from intervmerge.files import locked, remove_unfinished
-from intervmerge.records.bare import BareBase, bare_base, bare_bases
+from intervmerge.records.bare import BareBase, bare_base
 from intervmerge.records.record import ENDED, Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.remote.copies import shown
@@ -33,7 +32,6 @@ REPEATS = "repeats"
 """Notes `repeats/<number>/<seed>`."""
 BASES = "bases"
 """Notes `bases/<fingerprint>`."""
-ALONE = "alone"
 LOOKS = "looks"
 DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
 """Of accuracy, and of log10 of extra parameters."""
@@ -161,15 +159,6 @@ class Journal:
         """Keep plain values of a base beside what is known of it."""
         name = f"{BASES}/{fingerprint}"
         self.note(name, {**(self.noted(name) or {}), **values})
-
-    def alone(self) -> tuple[BareBase, ...]:
-        """The bases that no trial may have, as far as they were measured."""
-        with reading(self._path):
-            return bare_bases(self.noted(ALONE) or [])
-
-    def note_alone(self, bases: Iterable[BareBase]) -> None:
-        """Keep these as the bases that no trial may have."""
-        self.note(ALONE, [asdict(base) for base in bases])
 
     def records(self) -> list[Record]:
         """The record of every trial, by number, with what was measured on `test`, and its repeats.

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from intervmerge.bases.merged import MergedBase, former_fingerprint, merge
 from intervmerge.errors import CheckpointError, ConfigError, InputError, SuiteError
+from intervmerge.records.bare import ALONE, bare_bases
 from intervmerge.records.composed import Mixture
 from intervmerge.records.growth import Following
 from intervmerge.records.record import Record
@@ -76,7 +77,7 @@ class Study:
             final_seeds=known["search"]["final_seeds"],
             looks=self.journal.looks,
             bases=tuple(self.journal.bases().values()),
-            alone=self.journal.alone(),
+            alone=bare_bases(self.journal.noted(ALONE) or ()),
             **{name: known[name] for name in RECORDED},
         )
         if not references:

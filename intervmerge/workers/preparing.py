@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,6 @@ from intervmerge.records.scores import Scores
 from intervmerge.suites.suite import Suite
 from intervmerge.workers.crew import Call, Crew
 from intervmerge.workers.tasks import (
-    candidate,
     choose_caches,
     features,
     fill_part,
@@ -92,10 +91,3 @@ def compared(crew: Crew, suite: Suite, split: str, tell: Tell) -> dict[str, Scor
     found = gathered(crew, reference_scores, calls, f"models to compare with, on {split}", tell)
     models = dict.fromkeys(model for scores in found.values() for model in scores)
     return {model: {task: found[split, task][model][task] for _, task in calls} for model in models}
-
-
-def swept(crew: Crew, rules: Sequence[tuple[str, Mapping[str, Any]]], tell: Tell) -> list[Scores]:
-    """Scores on `validation` of the suite merged by each of these rules and settings."""
-    calls = [(rule, tuple(settings.items())) for rule, settings in rules]
-    found = gathered(crew, candidate, calls, "sweep of merged bases", tell)
-    return list(found.values())

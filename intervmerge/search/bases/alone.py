@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from intervmerge.records.bare import ALONE
 from intervmerge.records.elimination import base_key
 from intervmerge.space.bases import complete
 from intervmerge.study.study import Study
@@ -24,13 +25,13 @@ def measure_alone(crew: Crew, study: Study, bases: Iterable[Values], split: str,
         InputError: one of them cannot be merged.
     """
     calls = [(str(values["rule"]), _settings(values), split) for values in bases]
-    known = {base_key(complete(base.values)): base for base in study.journal.alone()}
+    known = {base_key(complete(base.values)): base for base in study.record.alone}
     for base in gathered(crew, alone, calls, f"bases without interventions, on {split}", tell).values():
         former = known.get(base_key(base.values), base)
         known[base_key(base.values)] = replace(
             base, scores=base.scores or former.scores, test=base.test or former.test, seconds=former.seconds
         )
-    study.journal.note_alone(known.values())
+    study.journal.note(ALONE, [asdict(base) for base in known.values()])
 
 
 def _settings(values: Values) -> tuple[tuple[str, Any], ...]:

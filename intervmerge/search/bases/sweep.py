@@ -11,8 +11,8 @@ from intervmerge.search.watch import Watcher
 from intervmerge.session.object_store import share
 from intervmerge.trial.sweep import CANDIDATES, Candidate
 from intervmerge.trial.sweep.wide import WIDE, handed
-from intervmerge.workers.preparing import gathered, swept, teachers
-from intervmerge.workers.tasks import weighed
+from intervmerge.workers.preparing import gathered, teachers
+from intervmerge.workers.tasks import alone, weighed
 
 
 def swept_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -> MergedBase:
@@ -24,8 +24,9 @@ def swept_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) ->
         staff = roster_of(prepared)
         with staff.crew(share(first, here=prepared.plan.address is None), check) as crew:
             crew.sit(staff.seat, teachers(crew, suite, ("validation",), watch.progress))
-            scores = swept(crew, CANDIDATES, watch.progress)
-        return [Candidate(rule, settings, own) for (rule, settings), own in zip(CANDIDATES, scores, strict=True)]
+            calls = [(rule, tuple(settings.items()), "validation") for rule, settings in CANDIDATES]
+            found = gathered(crew, alone, calls, "sweep of merged bases", watch.progress).values()
+        return [Candidate(rule, settings, own.scores) for (rule, settings), own in zip(CANDIDATES, found, strict=True)]
 
     return best_base(prepared, watch, sweep)
 
