@@ -8,9 +8,9 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from intervmerge.errors import ConfigError
@@ -39,10 +39,8 @@ LONGEST_FOLDER = 42
 """Characters of the path of Ray's folder: with what Ray puts below it, a socket's path has 107 at most."""
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Where Ray's folder may lie if the machine's own temporary one is too deep, or cannot be written to."""
-STARTS = 3
-"""Ray is started so often where what it says may be chance."""
-SLOW, TAKEN = "timed out during startup", "InvalidAuthToken"
-"""On a busy machine; and where another session, which has another token, took the port that was free a moment ago."""
+STARTS, SLOW = 3, "timed out during startup"
+"""Ray is started so often where it says this."""
 ANSWER_SECONDS = 5.0
 """So long a cluster has to answer."""
 FRAME, SETTINGS = 9, 4
@@ -82,7 +80,7 @@ def ray_session(address: str | None, cpus: int, gpu: int | None = None) -> Itera
         else:
             start = partial(start, address=place, runtime_env={"env_vars": ENVIRONMENT})
         with handlers_kept(), seen_alone(gpu):  # Ray's own handler ends in an abort
-            patiently(start, ray.shutdown, (SLOW, TAKEN) if address is None else (SLOW,))
+            patiently(start, ray.shutdown)
         try:
             yield
         finally:
@@ -98,13 +96,12 @@ def give_home() -> None:
         os.environ["HOME"] = str(cache_folder())
 
 
-def patiently(start: Callable[[], object], clean: Callable[[], None], chances: Sequence[str]) -> None:
+def patiently(start: Callable[[], object], clean: Callable[[], None]) -> None:
     """Start Ray; its half minute is short on a machine whose cores are shared, so that it has several.
 
     Args:
         start: starts or joins it.
         clean: removes what a failed start left.
-        chances: it is started again where it says one of these.
 
     Raises:
         ConfigError: it cannot be started.
@@ -115,7 +112,7 @@ def patiently(start: Callable[[], object], clean: Callable[[], None], chances: S
             return
         except Exception as error:
             clean()
-            if left and any(words in str(error) for words in chances):
+            if left and SLOW in str(error):
                 continue
             words = " ".join(str(error).split())[:300]
             rule, allowed = "Ray starts, or is joined", "another machine or --address, more room, or the cause mended"
@@ -137,11 +134,17 @@ def own_token(wanted: bool) -> Iterator[None]:
     if not wanted or os.environ.get(name) or os.environ.get("RAY_AUTH_TOKEN_PATH") or has_token():
         yield
         return
-    os.environ[name] = secrets.token_hex(32)
+    os.environ[name] = process_token()
     try:
         yield
     finally:
         os.environ.pop(name)
+
+
+@cache
+def process_token() -> str:
+    """The token of all sessions that this process raises: Ray reads it once and knows no other later."""
+    return secrets.token_hex(32)
 
 
 @contextmanager
