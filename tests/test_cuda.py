@@ -152,7 +152,7 @@ def test_caches_change_no_feature_by_more_than_their_rounding(bench: Bench, on_g
     check_alike(learnt(on_gpu, on_gpu.exact, **config), learnt(pixels, pixels.exact, **config))
 
 
-def test_what_one_process_left_on_disk_another_reads_on_its_gpu(bench: Bench, tmp_path: Path) -> None:
+def test_caches_on_disk_are_read_as_they_were_computed(bench: Bench, tmp_path: Path) -> None:
     store = MappedStore(tmp_path / "bases", limit=2**30)
     scores = [Bench(bench.base, "cuda", caches=store).measure(None, split) for _ in range(2) for split in ("test",)]
     assert scores[0] == scores[1]
