@@ -40,7 +40,7 @@ from intervmerge.search.plan import SearchPlan
 from intervmerge.search.run import is_whole
 from intervmerge.session.session import ray_session
 from intervmerge.settings import read_settings
-from intervmerge.space.space import SearchSettings
+from intervmerge.space.space import SearchSettings, read_space
 from intervmerge.study.journal import Journal
 from intervmerge.study.layout import repeat_folder, trial_folder
 from intervmerge.study.study import SETTINGS, load_study
@@ -369,7 +369,7 @@ def front_of(folder: Path) -> list[Mapping[str, Any]]:
 def test_a_search_trains_its_finalists_again_and_shows_mean_and_deviation(studied: Path) -> None:
     record = load_study(studied).record
     assert len(record.front) > 1
-    assert is_whole(load_study(studied), 5)
+    assert is_whole(load_study(studied), read_space(studied.parent / "s.yaml"))
     for finalist, row in zip(record.front, front_of(studied), strict=True):
         assert [own.seed for own in finalist.by_seed] == [0, 1]
         means = {"validation": [accuracy(own.scores) for own in finalist.by_seed],
