@@ -569,15 +569,23 @@ def test_a_search_that_ends_before_test_goes_on_without_naming_them(
 def test_searched_bases_and_one_that_no_trial_may_have_stand_side_by_side(
     ray_here: None, odd_folder: Path, tmp_path: Path
 ) -> None:
-    text = SPACE + "bare: [{rule: task_arithmetic, scaling: 0.3}]\n"
+    text = SPACE + "bare: [{rule: regmean, images: 20}]\n"  # which reads images, and has settings within settings
     out = tmp_path / "study"
     study = run_search(write(tmp_path / "s.yaml", text), suite=odd_folder, out=out, workers=2, select="joint_accuracy")
     record = study.record
-    assert [base.values["rule"] for base in record.alone] == ["task_arithmetic"]
+    assert [base.values["rule"] for base in record.alone] == ["regmean"]
     assert len(record.bare_bases) == len(record.bases) + 1
     assert {trial.base["rule"] for trial in record.complete} == {"ties_sum", "iso_c"}
     floor = max(joint_accuracy(base.scores) for base in record.bare_bases)
     assert all(joint_accuracy(trial.scores) > floor for trial in record.front)
+
+
+def test_every_study_of_a_list_measures_them(odd_folder: Path, tmp_path: Path) -> None:
+    space = write(tmp_path / "s.yaml", re.sub("base: .*", "base: [ties_sum, {rule: iso_c, scaling: 0.4}]", ALONE))
+    plan = SearchPlan.of(space=space, suite=odd_folder, out=tmp_path / "study")
+    for base in read_space(space).bases:  # as the command makes one plan of each
+        found = prepare(replace(plan, base=base)).sampling.space
+        assert (found.bases, len(found.alone)) == ([base], 2)
 
 
 def test_the_base_of_the_command_is_the_only_one(odd_folder: Path, tmp_path: Path) -> None:

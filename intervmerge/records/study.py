@@ -149,6 +149,13 @@ class StudyRecord:
         """The study after none, one, two ... of its ended trials, by number."""
         return growth_of(self.axes, self.ended)
 
+    @property
+    def begins(self) -> tuple[float, float]:
+        """The shares at which front and composed front begin, those of the best base without interventions."""
+        uniform = max(self.axes.merged, self.growth[-1].bare)
+        own, extra_params = self.composed.points[0] if self.composed.points else (uniform, 0.0)
+        return uniform, own if extra_params == 0 else self.axes.merged
+
     def trial(self, number: int) -> Record:
         """The trial of this number."""
         found = self.trials[bisect_left(self.trials, number, key=lambda trial: trial.number)]

@@ -122,7 +122,7 @@ class Driver:
         self._route(crew, "validation")
         self._compare(crew, "validation")
         left = unmeasured(self._sampling.space, self._study.record)
-        measure_alone(crew, self._study, left, "validation", self._watch.progress)
+        measure_alone(crew, self._suite, self._study, left, "validation", self._watch.progress)
 
     def _route(self, crew: Crew, split: str) -> None:
         """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
@@ -273,7 +273,7 @@ class Driver:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
-            final = Final(self._study, crew, self._watch, self._left, self._shelf, self._here, every)
+            final = Final(self._study, self._suite, crew, self._watch, self._left, self._shelf, self._here, every)
             if repeats:
                 final.repeat()
             final.measure()

@@ -145,7 +145,8 @@ def prepare(plan: SearchPlan) -> Prepared:
     space = read_space(path, plan.preset)
     search = replace(space.search, **plan.search)
     training = space.training if plan.engine is None else replace(space.training, engine=plan.engine)
-    base, bare = (space.base, space.bare) if plan.base is None else (plan.base, [])
+    base = space.base if plan.base is None else plan.base
+    bare = space.bare if base is space.base or base in space.bases else []
     space = replace(space, search=search, training=training, base=base, bare=bare)
     named = plan.suite if plan.suite is not None else space.suite
     suite = under(load_suite(named), plan.protocol)

@@ -85,12 +85,13 @@ class Space:
 
     @property
     def alone(self) -> list[dict[str, Any]]:
-        """Rule and complete settings of each of `bare`.
+        """Rule and complete settings of each different one of `bare`.
 
         Raises:
             ConfigError: one of them is no rule with its settings.
         """
-        return [one_base(base, "bare") for base in self.bare]
+        every = [one_base(base, "bare") for base in self.bare]
+        return [base for place, base in enumerate(every) if base not in every[:place]]
 
     @property
     def _written(self) -> list[Base]:

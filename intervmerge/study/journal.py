@@ -252,7 +252,7 @@ class Journal:
         seen = any(name.startswith(("test/", f"{REPEATS}/")) for name in notes)
         return int(notes.get(LOOKS, seen))  # format 1 did not count
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """This session measured something on `test`; it counts once."""
         if not self._looks:
             self._looks = True
@@ -260,7 +260,7 @@ class Journal:
 
     def keep_test(self, record: Record) -> None:
         """Put what was measured on `test` beside a finished trial and what is there of other tasks."""
-        self._look()
+        self.look()
         name = f"test/{record.number}"
         self.note(name, {**(self.noted(name) or {}), **record.to_json()["test"]})
         if self._records is not None:
@@ -268,7 +268,7 @@ class Journal:
 
     def keep_repeat(self, number: int, repeat: Repeat) -> None:
         """Put beside a finished trial what came of training it with another seed; Optuna does not hear of it."""
-        self._look()
+        self.look()
         self.note(f"{REPEATS}/{number}/{repeat.seed}", repeat.to_json())
         if self._records is not None:
             self._heard(self._records[number].with_repeat(repeat))

@@ -74,6 +74,7 @@ def payload(study: StudyRecord, runs: Mapping[int, str]) -> dict[str, Any]:
             for split, models in study.compared.items()
         },
         **({"bases": base_rows(study)} if study.bare_bases else {}),
+        "begins": study.begins,
         "front": [trial.number for trial in study.front],
         "deviations": deviations_payload(study),
         "trials": [_trial(study, trial, runs.get(trial.number, "")) for trial in study.trials],
@@ -248,7 +249,7 @@ def _draw_trials(axes: Axes, study: StudyRecord) -> None:
     axes.scatter(params, cloud, s=24, color=LINES, alpha=0.5, linewidths=0, label=f"trials ({len(trials)})", zorder=2)
     steps, stairs = [max(t.extra_params, 1) for t in front], _percent(study, front, "validation")
     if front:
-        xs, ys = _staircase(axes, study, steps, stairs)
+        xs, ys = _staircase(axes, study, study.begins[0], steps, stairs)
         area, merged = f"hypervolume {100 * study.hypervolume():.1f} %", _references(study)["merged"]
         axes.fill_between(xs, ys, merged, step="post", color=FRONT, alpha=0.08, linewidth=0, zorder=1, label=area)
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.8, zorder=3)
@@ -264,13 +265,11 @@ def _draw_trials(axes: Axes, study: StudyRecord) -> None:
 
 
 def _staircase(
-    axes: Axes, study: StudyRecord, steps: list[int], values: list[float]
+    axes: Axes, study: StudyRecord, begins: float, steps: list[int], values: list[float]
 ) -> tuple[list[float], list[float]]:
     """A front as steps to the right: up from the merged base, or, where another base alone is better, along from it."""
-    known, right = _references(study), max(study.dearest, steps[-1])
-    bare = known.get("bare", known["merged"])
-    left = axes.get_xlim()[0] if bare > known["merged"] else steps[0]
-    return [left, *steps, right], [bare, *values, values[-1]]
+    left = axes.get_xlim()[0] if begins > study.axes.merged else steps[0]
+    return [left, *steps, max(study.dearest, steps[-1])], [100 * begins, *values, values[-1]]
 
 
 def _draw_composed(axes: Axes, study: StudyRecord) -> None:
@@ -279,7 +278,7 @@ def _draw_composed(axes: Axes, study: StudyRecord) -> None:
     if not front:
         return
     steps, expected = [max(m.extra_params, 1) for m in front], [100 * m.expected for m in front]
-    xs, ys = _staircase(axes, study, steps, expected)
+    xs, ys = _staircase(axes, study, study.begins[1], steps, expected)
     axes.step(xs, ys, where="post", color=OWN, linewidth=1.5, zorder=3.2)
     axes.plot(
         [max(m.extra_params, 1) for m in listed], [100 * m.expected for m in listed], "s", color=OWN, zorder=4.2,

@@ -189,8 +189,7 @@ class Runs:
     def finish(self, study: StudyRecord, files: list[Path], status: str = "FINISHED") -> None:
         """Attach the views, add what was measured on test, and end the parent run."""
         self.sync(study)
-        if self._steps and study.alone:  # again: these may have been measured after the trials
-            self._log_steps(self.parent, {}, {self._steps: growth(study, self._steps)})
+        self._last_again(study)
         for trial in study.front:
             if test := study.tested(trial):
                 shares = {f"test_accuracy/{as_key(task)}": counts.accuracy for task, counts in test.items()}
@@ -199,6 +198,15 @@ class Runs:
             self._deviations(study, trial)
         self.attach(study, files)
         self._client.set_terminated(self.parent, status)
+
+    def _last_again(self, study: StudyRecord) -> None:
+        """Write the last step once more, where a base that no trial may have was measured after it."""
+        last = min(self._steps, len(study.ended))
+        if last and study.alone:
+            figures = {**growth(study, last), "composed_hypervolume": study.composed_hypervolume(last)}
+            known = self._client.get_run(self.parent).data.metrics
+            if any(known.get(name) != value for name, value in figures.items()):
+                self._log_steps(self.parent, {}, {last: figures})
 
     def _deviations(self, study: StudyRecord, trial: Record) -> None:
         """What is known of a trial's seeds as metrics, and as a tag the trial that it cannot be told apart from."""

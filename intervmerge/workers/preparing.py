@@ -14,6 +14,7 @@ from intervmerge.records.scores import Scores
 from intervmerge.suites.suite import Suite
 from intervmerge.workers.crew import Call, Crew
 from intervmerge.workers.tasks import (
+    bare,
     choose_caches,
     features,
     fill_part,
@@ -91,3 +92,10 @@ def compared(crew: Crew, suite: Suite, split: str, tell: Tell) -> dict[str, Scor
     found = gathered(crew, reference_scores, calls, f"models to compare with, on {split}", tell)
     models = dict.fromkeys(model for scores in found.values() for model in scores)
     return {model: {task: found[split, task][model][task] for _, task in calls} for model in models}
+
+
+def bare_scores(crew: Crew, suite: Suite, base: str, split: str, tell: Tell) -> Scores:
+    """Scores on a split of the base that the crew works on, without interventions; it is named in words."""
+    calls = [(split, task) for task in suite.task_names]
+    found = gathered(crew, bare, calls, f"base {base} on {split}", tell)
+    return {task: score for own in found.values() for task, score in own.items()}

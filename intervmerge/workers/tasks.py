@@ -6,7 +6,6 @@ comes out the same, bit for bit, whoever does it beside whom.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from intervmerge.bases.merged import merge
 from intervmerge.engines.caches import NO_CACHES, CachePlan, Part, plan_caches
+from intervmerge.engines.exact import ExactEngine
 from intervmerge.interventions import Interventions
-from intervmerge.records.bare import BareBase
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Scores
@@ -83,14 +82,10 @@ def weighed(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, A
     return weigh(bench, rule, dict(settings))
 
 
-def alone(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]], split: str) -> BareBase:
-    """The suite merged by another rule, with its scores on a split; nothing is kept for the one pass that it takes."""
-    began = time.perf_counter()
+def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Scores:
+    """Scores on `validation` of the suite merged by another rule."""
     other = merge(bench.base.suite, rule, store=bench.base.store, **dict(settings))
-    seconds = time.perf_counter() - began
-    scores = Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive, joint=bench.joint).measure(None, split)
-    known = {"scores" if split == "validation" else "test": scores}
-    return BareBase(other.fingerprint, other.label, other.values, seconds=seconds, **known)
+    return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive, joint=bench.joint).measure(None)
 
 
 def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Scores]:
@@ -99,8 +94,8 @@ def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[st
 
 
 def bare(bench: Bench, seat: Seat, split: str, task: str) -> Scores:
-    """Exact scores of the base on a task, without interventions."""
-    return bench.measure(None, split, tasks=[task])
+    """Exact scores of the base on a task, without interventions; nothing is kept for the one pass that it takes."""
+    return bench.measure(None, split, ExactEngine(bench.base.suite, bench.encoder), [task])
 
 
 def measure(bench: Bench, seat: Seat, number: int, split: str, task: str, luggage: Luggage) -> Scores:

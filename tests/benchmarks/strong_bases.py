@@ -59,7 +59,7 @@ def processed(record: StudyRecord, space: str) -> int:
     """Images that a study took, all but those of the front's figures on `test`."""
     totals = {task: counts.total for task, counts in record.references["validation"]["merged"].items()}
     swept = len(WIDE) if read_space(space).bases[0] == "auto" else 0
-    bare = (swept + max(1, len(record.measured_bases))) * sum(totals.values())
+    bare = (swept + max(1, len(record.bare_bases))) * sum(totals.values())
     return bare + sum(_processed(trial, totals) for trial in record.trials)
 
 

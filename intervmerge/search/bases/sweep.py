@@ -12,7 +12,7 @@ from intervmerge.session.object_store import share
 from intervmerge.trial.sweep import CANDIDATES, Candidate
 from intervmerge.trial.sweep.wide import WIDE, handed
 from intervmerge.workers.preparing import gathered, teachers
-from intervmerge.workers.tasks import alone, weighed
+from intervmerge.workers.tasks import candidate, weighed
 
 
 def swept_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) -> MergedBase:
@@ -24,9 +24,9 @@ def swept_base(prepared: Prepared, watch: Watcher, check: Callable[[], None]) ->
         staff = roster_of(prepared)
         with staff.crew(share(first, here=prepared.plan.address is None), check) as crew:
             crew.sit(staff.seat, teachers(crew, suite, ("validation",), watch.progress))
-            calls = [(rule, tuple(settings.items()), "validation") for rule, settings in CANDIDATES]
-            found = gathered(crew, alone, calls, "sweep of merged bases", watch.progress).values()
-        return [Candidate(rule, settings, own.scores) for (rule, settings), own in zip(CANDIDATES, found, strict=True)]
+            calls = [(rule, tuple(settings.items())) for rule, settings in CANDIDATES]
+            found = gathered(crew, candidate, calls, "sweep of merged bases", watch.progress).values()
+        return [Candidate(rule, settings, own) for (rule, settings), own in zip(CANDIDATES, found, strict=True)]
 
     return best_base(prepared, watch, sweep)
 

@@ -11,11 +11,12 @@ from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.final.finalists import repeat_finalists
 from intervmerge.search.watch import Watcher
 from intervmerge.study.study import Study
+from intervmerge.suites.suite import Suite
 from intervmerge.watchdog.faults import fault_of, last_line
 from intervmerge.workers.crew import Crew
 from intervmerge.workers.luggage import LeftLuggage
-from intervmerge.workers.preparing import fill_caches, gathered
-from intervmerge.workers.tasks import bare, measure
+from intervmerge.workers.preparing import bare_scores, fill_caches
+from intervmerge.workers.tasks import measure
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Final:
     """Measures what a study lacks once its trials have ended; the teachers' features of `test` are there."""
 
     study: Study
+    suite: Suite
     crew: Crew
     watch: Watcher
     left: LeftLuggage
@@ -50,7 +52,7 @@ class Final:
             self._pairs({number: untested[number] for number in numbers})
         self._bases()
         alone = [base.values for base in self.study.record.untested_alone]
-        measure_alone(self.crew, self.study, alone, "test", self.watch.progress)
+        measure_alone(self.crew, self.suite, self.study, alone, "test", self.watch.progress)
 
     def _on_each_base(self, trials: Iterable[Record]) -> Iterator[Collection[int]]:
         """The numbers of trials, base after base; the crew works on theirs meanwhile."""
@@ -86,7 +88,6 @@ class Final:
         for base in record.untested_bases:
             assert self.shelf is not None
             self.crew.move(self.shelf.ready(base.values))
-            tasks = [("test", task) for task in record.tasks]
-            found = gathered(self.crew, bare, tasks, f"base {base.label} on test", self.watch.progress)
-            scores = {task: score for own in found.values() for task, score in own.items()}
+            scores = bare_scores(self.crew, self.suite, base.label, "test", self.watch.progress)
             self.shelf.measured(base.fingerprint, "test", scores)
+            self.study.journal.look()
