@@ -232,7 +232,7 @@ def test_a_search_over_nodes_that_share_no_folder_uses_both_and_loses_nothing_wi
     more = [*apart, RAY, "start", "--block", "--address", f"127.0.0.1:{port}", "--num-cpus", "1",
             "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]  # fmt: skip
     log, out = tmp_path / "log", driver / "study"
-    line = [PROGRAM, *command(space, suite, out, "--address", f"127.0.0.1:{port}", "--trials", "14")]
+    line = [PROGRAM, *command(space, suite, out, "--address", f"127.0.0.1:{port}", "--trials", "20")]
     with (
         node(head, driver, environments["driver"]),
         node(more, places["second"], environments["second"]) as second,
@@ -248,10 +248,10 @@ def test_a_search_over_nodes_that_share_no_folder_uses_both_and_loses_nothing_wi
     assert not (places["second"] / "home" / "study").exists()
     record = load_study(out).record
     trained = [trial for trial in record.trials if trial.state != "duplicate"]
-    assert [trial.state for trial in trained] == ["complete"] * 14, log.read_text()
+    assert [trial.state for trial in trained] == ["complete"] * 20, log.read_text()
     for trial in trained:
         assert sha256((trial_folder(out, trial.number) / FILE).read_bytes()).hexdigest() == trial.sha256
         assert [rung.steps for rung in trial.rungs] == [20, 100, 200, 300, 400]
-    assert len({(str(trial.intervention), str(trial.training)) for trial in trained}) == 14
+    assert len({(str(trial.intervention), str(trial.training)) for trial in trained}) == 20
     assert not list(out.rglob(unfinished.FILE))
     assert record.front[-1].test
