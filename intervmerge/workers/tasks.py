@@ -77,15 +77,15 @@ def fill_rest(bench: Bench, seat: Seat, split: str) -> None:
     bench.caches.split(split)
 
 
-def weighed(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Weighed:
-    """Scores on `validation` of the suite merged by another rule, and what its weights say."""
-    return weigh(bench, rule, dict(settings))
-
-
 def candidate(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Scores:
     """Scores on `validation` of the suite merged by another rule."""
     other = merge(bench.base.suite, rule, store=bench.base.store, **dict(settings))
     return Bench(other, bench.machine, plan=NO_CACHES, alive=bench.alive, joint=bench.joint).measure(None)
+
+
+def weighed(bench: Bench, seat: Seat, rule: str, settings: Sequence[tuple[str, Any]]) -> Weighed:
+    """Scores on `validation` of the suite merged by another rule, and what its weights say."""
+    return weigh(bench, rule, dict(settings))
 
 
 def reference_scores(bench: Bench, seat: Seat, split: str, task: str) -> dict[str, Scores]:

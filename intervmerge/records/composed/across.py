@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from intervmerge import pareto
-from intervmerge.records.bare import BareBase
+from intervmerge.records.bare import BareBase, best_bare
 from intervmerge.records.composed import Composed, Mixture, Option
 from intervmerge.records.record import Record
 from intervmerge.records.repeats import pooled
@@ -47,7 +47,8 @@ def mixtures(
         parts.append(Composed([bare, *options(own, tasks)], tasks, select, selection, base.fingerprint))
     if not bases and not alone:
         return parts[0]
-    best = max(range(len(parts)), key=lambda place: OBJECTIVES[select](every[place][0].scores))
+    known = [base for base, _ in every]
+    best = known.index(best_bare(known, select))
     return AcrossBases(parts[best].options[:1], tasks, select, selection, parts=parts)
 
 
