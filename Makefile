@@ -38,8 +38,9 @@ search: .venv/installed
 	$(BIN)/intervmerge-search --space mini_interventions.yaml
 
 results: .venv/installed
-	$(BIN)/intervmerge reproduce all --minutes 90
+	$(BIN)/intervmerge reproduce all --minutes 90 --measured RESULTS.json
 	cp studies/paper-mini8/RESULTS.md RESULTS.md
+	cp studies/paper-mini8/slides.json RESULTS.json
 
 faults: .venv/installed
 	$(BIN)/python tests/faults.py

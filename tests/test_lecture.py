@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -39,14 +39,17 @@ from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig
 from intervmerge.merging.lora.knots import shared_directions
 from intervmerge.merging.lora.low_rank import LowRankVector
-from intervmerge.paper.claims.results import Occasion, results
+from intervmerge.paper.claims.results import results
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
 from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
-from intervmerge.paper.lecture.keeping import ENTRIES, known, lacking, measure
+from intervmerge.paper.lecture.keeping import measure
+from intervmerge.paper.lecture.kept import Kept, Seen
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
 from intervmerge.paper.lecture.slides import COLUMNS, cells, markdown
+from intervmerge.paper.lecture.standing import ENTRIES, Standing, method_of, name_of
+from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.search.watch import Silence
 from intervmerge.suite_build.copies import recipe_of, taught
@@ -454,7 +457,7 @@ def order(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
 
 @pytest.mark.slow
 def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order, suite: Suite) -> None:
-    (found,), gauge = known(order), Gauge(suite, "cpu")
+    (found,), gauge = Standing(order).known.values(), Gauge(suite, "cpu")
     assert set(found) == ENTRIES.keys() - {"adamerging"}
     assert [key for key, own in found.items() if own.missing] == ["multi-task"]
     assert found["pre-trained"].as_it_is == gauge.accuracy(suite.pretrained, "test")
@@ -466,7 +469,7 @@ def test_every_row_is_measured_and_figures_are_those_of_the_models(order: Order,
 @pytest.mark.slow
 def test_repaired_figures_are_those_of_a_trial_on_the_merged_model_of_the_same_suite(order: Order, home: Path) -> None:
     own = load_suite(home / "odd-lora")
-    (every,) = known(order)
+    (every,) = Standing(order).known.values()
     found = every["lora knots"]
     base = merge(own, "knots_ties", scaling=float(found.scaling or 0))
     trial = TrialConfig(intervention=InterventionConfig(formula="noreft", rank=1), training=TrainingConfig(steps=4))
@@ -479,13 +482,13 @@ def test_repaired_figures_are_those_of_a_trial_on_the_merged_model_of_the_same_s
 
 @pytest.mark.slow
 def test_what_was_measured_with_other_steps_is_not_known(order: Order) -> None:
-    assert known(replace(order, steps=5)) == [{}]
+    assert Standing(replace(order, steps=5)).known == {0: {}}
 
 
 @pytest.mark.slow
 def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path) -> None:
     """Two routes: one expansion along the sum, and the model that fine-tuning trains, its change the sum."""
-    found, own = known(order)[0]["linear"], load_suite(home / "odd-linearized")
+    found, own = Standing(order).known[0]["linear"], load_suite(home / "odd-linearized")
     model, total = Linearized(Encoder(own.architecture).load(own.pretrained)), direction(own, list(TASKS))
     right = {}
     with torch.no_grad():
@@ -502,23 +505,23 @@ def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path)
 def test_what_is_known_is_not_measured_again(order: Order) -> None:
     path = order.folder / "slides.json"
     before = path.stat().st_mtime_ns
-    assert measure(order, Silence(), known(order)[0])
+    assert measure(order, Silence(), Standing(order).known[0])
     assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 def test_of_another_suite_nothing_is_known(order: Order, odd_folder: Path) -> None:
-    (other,) = known(replace(order, place=str(odd_folder)))
+    (other,) = Standing(replace(order, place=str(odd_folder))).known.values()
     assert all(own.missing.startswith("not built: intervmerge finetune") for own in other.values())
     assert set(other) == {key for key, entry in ENTRIES.items() if entry.method}
 
 
 def test_every_row_of_the_table_is_shown_with_what_it_lacks(odd_folder: Path, tmp_path: Path) -> None:
     bare = Order(str(odd_folder), tmp_path, device="cpu")
-    assert [line[0] for line in cells(bare)] == [row.words for row in ROWS.values()]
-    assert {len(line) for line in cells(bare)} == {len(COLUMNS)}
-    missing = dict(zip(ROWS, cells(bare), strict=True))
-    assert "--method tau\\_jp" in markdown(bare)
+    assert [line[0] for line in cells(Standing(bare))] == [row.words for row in ROWS.values()]
+    assert {len(line) for line in cells(Standing(bare))} == {len(COLUMNS)}
+    missing = dict(zip(ROWS, cells(Standing(bare)), strict=True))
+    assert "--method tau\\_jp" in markdown(bare, Standing(bare))
     assert missing["linear"][3].startswith("not built: intervmerge finetune --suite")
     assert missing["ties"][3] == "not made"
     assert missing["tau-Jp"][1:3] == ["84.2", "84.5"]
@@ -528,7 +531,7 @@ def test_every_row_of_the_table_is_shown_with_what_it_lacks(odd_folder: Path, tm
 def test_every_figure_and_question_of_a_claim_is_one_of_the_lectures(order: Order) -> None:
     """With two models given, every claim has a number a task."""
     given = dict.fromkeys(("multi-task", "adamerging"), Found(dict.fromkeys(TASKS, 1.0)))
-    found = {**known(order)[0], **given}
+    found = {**Standing(order).known[0], **given}
     assert {len(claim.differences(found)) for claim in CLAIMS} == {len(TASKS)}
     assert all(claim.differences({}) == [] for claim in CLAIMS)
     assert {held(claim, [{}]).words for claim in CLAIMS} == {OPEN}
@@ -565,22 +568,22 @@ def test_models_of_another_seed_count_once_every_method_has_them_and_are_others(
     keys = {"individual", "lora individual"}
     built = [place_of(place, method, 1) for method in ("standard", *SIBLINGS)]
     try:
-        assert lacking(order)[0] == f"intervmerge finetune --suite {place} --task each --method linearized --seed 1 " \
-                                    f"--out {place}-linearized-seed-1"  # fmt: skip
+        first = f"--task each --method linearized --seed 1 --out {place}-linearized-seed-1"
+        assert Standing(order).lacking[0] == f"intervmerge finetune --suite {place} {first}"
         with threads(1):
             for path, method in zip(built, ("standard", *SIBLINGS), strict=True):
-                assert len(known(order)) == 1
+                assert len(Standing(order).known) == 1
                 finetune_each(suite, path, lambda task: RECIPE, method=method, options=OPTIONS.get(method), seed=1,
                               device="cpu")  # fmt: skip
-        assert lacking(order) == []
+        assert Standing(order).lacking == []
         assert measure(order, Silence(), keys)
-        first, second = known(order)
+        first, second = Standing(order).known.values()
         for key, method in (("individual", "standard"), ("lora individual", "lora")):
             again = load_suite(place_of(place, method, 1))
             assert second[key].as_it_is == Gauge(again, "cpu").individual("test")
         assert first["individual"] != second["individual"]
-        assert len(known(replace(order, seeds=1))) == 1
-        cell = dict(zip(ROWS, cells(order), strict=True))["individual"][3]
+        assert len(Standing(replace(order, seeds=1)).known) == 1
+        cell = dict(zip(ROWS, cells(Standing(order)), strict=True))["individual"][3]
         assert re.fullmatch(r"\d+\.\d ± \d+\.\d", cell)
         section = results(order, Occasion("today", "here")).split("## Claims of the lecture")[1].split("##")[0]
         assert "| seeds |" in section
@@ -588,10 +591,116 @@ def test_models_of_another_seed_count_once_every_method_has_them_and_are_others(
         shutil.rmtree(built[-1])
         shutil.copytree(home / f"odd-{SIBLINGS[-1]}", built[-1])
         with pytest.raises(SuiteError, match="the models of seed 0"):
-            known(order)
+            _ = Standing(order).known
     finally:
         for path in built:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def measured_elsewhere(order: Order, path: Path) -> Kept:
+    """A file of figures of two seeds, all that the lecture has, measured on suites that are not here."""
+    own = order.suite.fingerprint
+    prints = {(method, seed): own if (method, seed) == ("standard", 0) else f"{method} {seed}"
+              for method in METHODS for seed in (0, 1)}  # fmt: skip
+    found, suites = {}, {}
+    for seed in (0, 1):
+        for number, key in enumerate(ENTRIES):
+            method = method_of(key)
+            taught = " taught by tangent models" if method in TANGENT_METHODS else ""
+            found[name_of(key, seed)] = Found(dict.fromkeys(TASKS, (number + seed) / 100))
+            suites[name_of(key, seed)] = f"{prints['standard', seed]}/{prints[method, seed]}/4 steps{taught}"
+    made = dict.fromkeys(found, Occasion("yesterday", "abc"))
+    seen = {name_of(method, seed): Seen(given, own) for (method, seed), given in prints.items()}
+    kept = Kept(found, suites, made, seen)
+    kept.write(path)
+    return kept
+
+
+def test_figures_count_where_their_suites_are_not_here(odd_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    order = Order(str(odd_folder), tmp_path / "out", seeds=3, device="cpu", steps=4, measured=path)
+    kept = measured_elsewhere(order, path)
+    at = Standing(order)
+    assert list(at.known) == [0, 1]
+    for seed, found in at.known.items():
+        assert found == {key: kept.found[name_of(key, seed)] for key in ENTRIES}
+    built = [f"--method {method}" + (f" --seed {seed}" if seed else "") for seed in (0, 1) for method in sorted(METHODS)
+             if (method, seed) != ("standard", 0)]  # fmt: skip
+    assert [command.partition("--task each ")[2].partition(" --out")[0] for command in at.elsewhere] == built
+    assert [command for command in at.lacking if "--seed 2" not in command] == []
+    assert measure(order, Silence())  # nothing is left to do, and the study has its own copy
+    assert Kept.read(at.path) == kept
+    text = results(order, Occasion("today", "here")).split("## Claims of the lecture")[1].split("##")[0]
+    assert f"Measured yesterday by commit abc ({2 * len(ENTRIES)} figures)." in text
+    assert "| seeds |" in text
+    assert text.index("Measured on suites that are built by") < text.index("--seed 1") < text.index("Not built")
+
+
+@pytest.mark.parametrize(
+    ("change", "seeds", "lacking"),
+    [
+        (lambda kept: replace(kept, found={}, suites={}), [0], ["linearized", "lora", "tau_jp"]),
+        (lambda kept: replace(kept, suites={**kept.suites, "lora ties": "others"}), [0], ["lora"]),
+        (lambda kept: replace(kept, suites={**kept.suites, "lora ties/1": "others"}), [0], []),
+        (lambda kept: replace(kept, seen={}), [0], ["linearized", "lora", "tau_jp"]),
+        (lambda kept: replace(kept, seen={**kept.seen, "lora": Seen("lora 0", "another suite")}), [0], ["lora"]),
+        (lambda kept: replace(kept, seen={**kept.seen, "lora/1": Seen("lora 1", "another suite")}), [0], []),
+    ],
+)
+def test_figures_of_another_suite_do_not_count(
+    change: Callable[[Kept], Kept], seeds: list[int], lacking: list[str], odd_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "measured.json"
+    order = Order(str(odd_folder), tmp_path / "out", seeds=2, device="cpu", steps=4, measured=path)
+    change(measured_elsewhere(order, path)).write(path)
+    at = Standing(order)
+    assert list(at.known) == seeds
+    first = [command for command in at.lacking if "--seed" not in command]
+    assert first == [how_to_build(str(odd_folder), method) for method in lacking]
+    missing = {method_of(key) for key, own in at.known[0].items() if own.missing}
+    assert missing == set(lacking)
+    assert not Standing(replace(order, steps=5)).known.keys() - {0}  # trained longer
+
+
+def test_figures_of_the_same_models_are_no_two_seeds(odd_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    order = Order(str(odd_folder), tmp_path / "out", seeds=2, device="cpu", steps=4, measured=path)
+    kept = measured_elsewhere(order, path)
+    same = {key: on.replace("lora 1", "lora 0") for key, on in kept.suites.items()}
+    replace(kept, suites=same, seen={**kept.seen, "lora/1": kept.seen["lora"]}).write(path)
+    with pytest.raises(SuiteError, match="the models of seed 0"):
+        _ = Standing(order).known
+
+
+def test_a_file_of_figures_is_read_of_older_versions_too_and_nothing_else_is(odd_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"found": {"ties": {"as_it_is": {"a": 0.5}}}, "suites": {"ties": "x/x/4 steps"}}))
+    assert Kept.read(path) == Kept({"ties": Found({"a": 0.5})}, {"ties": "x/x/4 steps"})
+    flags = ["reproduce", "slides", "--suite", str(odd_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for content in ("[1]", "{", '{"found": 3}'):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=r"measured\.json"):
+            Kept.read(path)
+        assert main([*flags, "--measured", str(path)]) == 2
+    assert main([*flags, "--measured", str(tmp_path / "none")]) == 2
+    assert not list((tmp_path / "out").iterdir())  # refused before anything is computed
+
+
+@pytest.mark.slow
+def test_what_was_measured_beside_one_copy_of_a_suite_counts_beside_another_until_other_models_lie_there(
+    order: Order, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home / "odd", tmp_path / "odd")
+    place, file = str(tmp_path / "odd"), Standing(order).path
+    alone = Order(place, tmp_path / "out", seeds=1, device="cpu", steps=4, measured=file)
+    assert Standing(alone).known == Standing(order).known
+    assert len(Standing(alone).elsewhere) == len(SIBLINGS)
+    with threads(1):
+        finetune_each(alone.suite, place_of(place, "lora"), lambda task: RECIPE, method="lora", seed=7, device="cpu",
+                      options=OPTIONS["lora"])  # fmt: skip
+    assert {key for key in ENTRIES if key not in Standing(alone).known[0]} == {
+        "adamerging", *(key for key in ENTRIES if method_of(key) == "lora")
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

@@ -16,12 +16,13 @@ from intervmerge.cli.main import main
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.interventions import InterventionConfig, Placement, count_extra_params, extra_params, fit
 from intervmerge.paper.claims.comparing import by_seed, differences, outcome
-from intervmerge.paper.claims.results import COLUMNS, Occasion, results
+from intervmerge.paper.claims.results import COLUMNS, results
 from intervmerge.paper.claims.table import CLAIMS, Claim, Group
 from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, OPEN, false_alarm, verdict
 from intervmerge.paper.figures.of_models import learned, representations, stitched_networks
 from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, write
 from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
+from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order, rule_of, shipped
 from intervmerge.paper.points import Training, fewest, limited, point
 from intervmerge.paper.tables.measured import CUT, Measured, Run, is_point, points_of

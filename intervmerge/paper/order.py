@@ -40,6 +40,8 @@ class Order:
     device: str = "auto"
     until: float | None = None
     """Of time.monotonic; nothing is begun after it."""
+    measured: Path | None = None
+    """A file of the lecture's figures that were measured before, of suites that may not be here."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= MOST_SEEDS:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from intervmerge.paper.claims.results import Occasion, write_results
+from intervmerge.paper.claims.results import write_results
 from intervmerge.paper.figures import of_models, of_tables
 from intervmerge.paper.figures.few_images import few_images
 from intervmerge.paper.figures.pictures import Picture, write
-from intervmerge.paper.lecture import keeping, slides
+from intervmerge.paper.lecture import slides
+from intervmerge.paper.lecture.keeping import measure
+from intervmerge.paper.lecture.standing import Standing
+from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.grids import Grids
 from intervmerge.paper.tables.making import Made, make_tables, train
@@ -54,8 +57,9 @@ def _few_images(order: Order, watch: Watcher) -> Made:
 
 
 def _slides(order: Order, watch: Watcher) -> Made:
-    whole = keeping.measure(order, watch)
-    return Made(slides.write(order), [slides.terminal(order)], whole)
+    whole = measure(order, watch)
+    at = Standing(order)
+    return Made(slides.write(order, at), [slides.terminal(order, at)], whole)
 
 
 def _results(order: Order, watch: Watcher) -> Made:

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=whole, metavar="N", help="training steps (default: those of the spaces, 100)")
     parser.add_argument("--minutes", type=number, metavar="N", help="nothing is begun after so many")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of all studies (default studies/paper-<suite>)")
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        metavar="FILE",
+        help="figures of the lecture that were measured before, as slides.json in DIR, or RESULTS.json: those of "
+        "suites that are not here now count too",
+    )
     parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core)")
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda")
     parser.add_argument("--quiet", action="store_true", help="print the table only")
@@ -55,7 +62,22 @@ def order_of(chosen: argparse.Namespace) -> Order:
     suite = Order(*given).suite
     folder = chosen.out or Path("studies") / f"paper-{as_file(suite.name)}"
     check_out(folder)
-    return Order(given[0], folder, *given[2:])
+    if chosen.measured is not None:
+        check_measured(chosen.measured)
+    return Order(given[0], folder, *given[2:], chosen.measured)
+
+
+def check_measured(path: Path) -> None:
+    """Refuse what keeps no figures of the lecture, before anything is computed.
+
+    Raises:
+        ConfigError: there is no such file, or another kind of file.
+    """
+    from intervmerge.paper.lecture.kept import Kept
+
+    if not path.is_file():
+        raise ConfigError("--measured", path, "figures are read from it", "a file that is there")
+    Kept.read(path)
 
 
 def run(chosen: argparse.Namespace) -> int:

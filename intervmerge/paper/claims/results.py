@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from intervmerge.files import write_whole
 from intervmerge.paper.claims.comparing import Outcome, outcome
 from intervmerge.paper.claims.table import CLAIMS
 from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN, Verdict, false_alarm
-from intervmerge.paper.lecture import keeping, slides
+from intervmerge.paper.lecture import slides
 from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
 from intervmerge.paper.lecture.claims import held
+from intervmerge.paper.lecture.standing import Standing
+from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.measured import Reader
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.paper.tables.sheets import markdown
-from intervmerge.trial.bench import own_version
 
 FILE = "RESULTS.md"
 COLUMNS = ("claim", "verdict", "difference, points", "standard error", "seeds", "test images", "source")
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """When and by which code results were written."""
-
-    date: str
-    commit: str
-
-    @classmethod
-    def now(cls) -> Occasion:
-        """Today, and the commit of the checkout that this package runs from, or its version."""
-        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        try:
-            found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-        except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git
-            found = f"version {own_version() or 'unknown'}"
-        return cls(datetime.now(UTC).date().isoformat(), found)
 
 
 def line(claim: str, own: Verdict, test_images: int, source: str, suite: str) -> list[str]:
@@ -62,8 +42,9 @@ def results(order: Order, occasion: Occasion) -> str:
     reader = Reader(order)
     found = [outcome(claim, reader.row) for claim in CLAIMS]
     tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
-    head = _head(order, occasion, reader.steps)
-    return "\n".join([head, _claims(found, order.suite.name), _slides(order), *tables, slides.markdown(order)])
+    head, at = _head(order, occasion, reader.steps), Standing(order)
+    lecture = slides.markdown(order, at)
+    return "\n".join([head, _claims(found, order.suite.name), _slides(order, at), *tables, lecture])
 
 
 def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
@@ -97,9 +78,9 @@ def _chance(found: Sequence[Verdict], replicates: str = "seeds") -> str:
     return f" {luck}: of many claims some are decided by luck alone." if seeds else ""
 
 
-def _slides(order: Order) -> str:
+def _slides(order: Order, at: Standing) -> str:
     """The lecture's claims; of one seed of fine-tuning tasks are the replicates."""
-    known, images = keeping.known(order), sum(len(task.splits["test"]) for task in order.suite.tasks)
+    known, images = list(at.known.values()), sum(len(task.splits["test"]) for task in order.suite.tasks)
     one, found = len(known) == 1, [held(claim, known) for claim in SLIDE_CLAIMS]
     names = [name.replace("seeds", "tasks") for name in COLUMNS] if one else COLUMNS
     lines = ["## Claims of the lecture", "", *_columns(names)]
@@ -112,13 +93,17 @@ def _slides(order: Order) -> str:
         else "Standard errors are over seeds of fine-tuning. The first has the suite's own models, however they were "
         "made; the one model trained on all tasks is the same in each."
     )
-    commands = keeping.lacking(order)
-    more = (
-        ["", "Not built; a further seed counts once all its suites are:", "", "```", *commands, "```"]
-        if commands
-        else []
-    )
-    return "\n".join([*lines, "", f"{rule}{_chance(found, 'tasks' if one else 'seeds')}", *more, ""])
+    when = ", ".join(f"{on.date} by commit {on.commit} ({count} figures)" for on, count in at.occasions.items())
+    rest = [
+        *(["", f"Measured {when}."] if when else []),
+        *_commands("Measured on suites that are built by", at.elsewhere),
+        *_commands("Not built; a further seed counts once all its suites are:", at.lacking),
+    ]
+    return "\n".join([*lines, "", f"{rule}{_chance(found, 'tasks' if one else 'seeds')}", *rest, ""])
+
+
+def _commands(words: str, commands: Sequence[str]) -> list[str]:
+    return ["", words, "", "```", *commands, "```"] if commands else []
 
 
 def _columns(names: Sequence[str]) -> list[str]:

@@ -10,9 +10,9 @@ from rich.table import Table as Grid
 from intervmerge.analysis.arithmetic.lines import Accuracies, mean
 from intervmerge.files import write_whole
 from intervmerge.paper.lecture.claims import AT_ONE, REPAIRED, SEARCHED
-from intervmerge.paper.lecture.keeping import known, path_of
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
+from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.sheets import percent
 from intervmerge.quoting import as_markdown
@@ -30,28 +30,27 @@ NOTE = (
 )
 
 
-def cells(order: Order) -> list[list[str]]:
+def cells(at: Standing) -> list[list[str]]:
     """The cells of every row, in the order of COLUMNS; a row that cannot be had says why."""
-    by_seed = known(order)
     return [
-        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own.get(key) for own in by_seed])]
+        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own.get(key) for own in at.known.values()])]
         for key, row in ROWS.items()
     ]
 
 
-def markdown(order: Order) -> str:
+def markdown(order: Order, at: Standing) -> str:
     """As Markdown, its heading of the second level."""
     lines = [f"## {TITLE}", "", f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-    lines += [f"| {' | '.join(map(as_markdown, line))} |" for line in cells(order)]
+    lines += [f"| {' | '.join(map(as_markdown, line))} |" for line in cells(at)]
     return "\n".join([*lines, "", as_markdown(caption(order)), ""])
 
 
-def terminal(order: Order) -> Grid:
+def terminal(order: Order, at: Standing) -> Grid:
     """For a terminal."""
     grid = Grid(title=TITLE, caption=caption(order))
     for column in COLUMNS:
         grid.add_column(column, justify="right" if column else "left", overflow="fold")
-    for line in cells(order):
+    for line in cells(at):
         grid.add_row(*line)
     return grid
 
@@ -62,12 +61,12 @@ def caption(order: Order) -> str:
     return f"{NOTE} Ours: {order.suite.name}, {images} test images a task.{order.note}"
 
 
-def write(order: Order) -> list[Path]:
+def write(order: Order, at: Standing) -> list[Path]:
     """Write the table beside what it rests on; where they are."""
     path = order.folder / "slides.md"
     order.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, markdown(order).encode())
-    return [path, *(own for own in [path_of(order)] if own.is_file())]
+    write_whole(path, markdown(order, at).encode())
+    return [path, *(own for own in [at.path] if own.is_file())]
 
 
 def _ours(by_seed: Sequence[Found | None]) -> list[str]:
