@@ -628,6 +628,10 @@ def test_figures_count_where_their_suites_are_not_here(odd_folder: Path, tmp_pat
              if (method, seed) != ("standard", 0)]  # fmt: skip
     assert [command.partition("--task each ")[2].partition(" --out")[0] for command in at.elsewhere] == built
     assert [command for command in at.lacking if "--seed 2" not in command] == []
+    shown = dict(zip(ROWS, cells(at), strict=True))
+    for key, row in ROWS.items():  # seeds 0 and 1 are a point apart
+        number = list(ENTRIES).index(key)
+        assert shown[key][3] == (f"{number}.0" if row.fixed else f"{number + 0.5:.1f} ± 0.7")
     assert measure(order, Silence())  # nothing is left to do, and the study has its own copy
     assert Kept.read(at.path) == kept
     text = results(order, Occasion("today", "here")).split("## Claims of the lecture")[1].split("##")[0]

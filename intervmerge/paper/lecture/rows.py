@@ -34,13 +34,15 @@ class SlideRow:
     """At a λ that was searched."""
     method: str = ""
     """A row of METHODS of training."""
+    fixed: bool = False
+    """Whether no seed of fine-tuning changes it."""
 
 
 # fmt: off
 ROWS: Mapping[str, SlideRow] = MappingProxyType({
-    "pre-trained": SlideRow("pre-trained", pretrained, 47.3),
+    "pre-trained": SlideRow("pre-trained", pretrained, 47.3, fixed=True),
     "individual": SlideRow("individual models, non-linear fine-tuning", individual),
-    "multi-task": SlideRow("one model trained on all tasks (MTL)", multitask, 87.8),
+    "multi-task": SlideRow("one model trained on all tasks (MTL)", multitask, 87.8, fixed=True),
     "non-linear": SlideRow("non-linear fine-tuning, task arithmetic", along_rule("task_arithmetic"), 19.9, 70.4),
     "linear": SlideRow("linear fine-tuning, task arithmetic of tangent models", along_tangent, 55.4, 74.3,
                        "linearized"),

@@ -11,7 +11,7 @@ from intervmerge.analysis.arithmetic.lines import Accuracies, mean
 from intervmerge.files import write_whole
 from intervmerge.paper.lecture.claims import AT_ONE, REPAIRED, SEARCHED
 from intervmerge.paper.lecture.measuring import Found
-from intervmerge.paper.lecture.rows import ROWS
+from intervmerge.paper.lecture.rows import ROWS, SlideRow
 from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.order import Order
 from intervmerge.paper.tables.sheets import percent
@@ -33,7 +33,12 @@ NOTE = (
 def cells(at: Standing) -> list[list[str]]:
     """The cells of every row, in the order of COLUMNS; a row that cannot be had says why."""
     return [
-        [row.words, _percent(row.as_it_is), _percent(row.searched), *_ours([own.get(key) for own in at.known.values()])]
+        [
+            row.words,
+            _percent(row.as_it_is),
+            _percent(row.searched),
+            *_ours(row, [own.get(key) for own in at.known.values()]),
+        ]
         for key, row in ROWS.items()
     ]
 
@@ -69,15 +74,16 @@ def write(order: Order, at: Standing) -> list[Path]:
     return [path, *(own for own in [at.path] if own.is_file())]
 
 
-def _ours(by_seed: Sequence[Found | None]) -> list[str]:
+def _ours(row: SlideRow, by_seed: Sequence[Found | None]) -> list[str]:
     """The cells of a row, once it is measured with all seeds of fine-tuning."""
     found = [own for own in by_seed if own]
     if len(found) < len(by_seed):
         return [f"made with {len(found)} of {len(by_seed)} seeds" if found else "not made", "-", "-", "-"]
     if found[0].missing:
         return [found[0].missing, "-", "-", "-"]
+    counting = found[:1] if row.fixed else found
     return [
-        *(_mean([getattr(own, figure) for own in found]) for figure in (AT_ONE, SEARCHED, REPAIRED)),
+        *(_mean([getattr(own, figure) for own in counting]) for figure in (AT_ONE, SEARCHED, REPAIRED)),
         ", ".join(sorted({"-" if own.scaling is None else f"{own.scaling:g}" for own in found})),
     ]
 
@@ -87,6 +93,5 @@ def _percent(figure: float | None) -> str:
 
 
 def _mean(found: Sequence[Accuracies | None]) -> str:
-    """Mean over tasks, and over seeds with its spread; of one model that serves all seeds, that model's."""
-    means = [mean(own) for own in found if own is not None]
-    return percent(spread_of(means if len(set(means)) > 1 else means[:1]))
+    """Mean over tasks, and over seeds with its spread."""
+    return percent(spread_of([mean(own) for own in found if own is not None]))
