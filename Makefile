@@ -40,7 +40,7 @@ search: .venv/installed
 results: .venv/installed
 	$(BIN)/intervmerge reproduce all --minutes 90 --measured RESULTS.json
 	cp studies/paper-mini8/RESULTS.md RESULTS.md
-	cp studies/paper-mini8/slides.json RESULTS.json
+	cp studies/paper-mini8/RESULTS.json RESULTS.json
 
 faults: .venv/installed
 	$(BIN)/python tests/faults.py

@@ -39,16 +39,17 @@ from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig
 from intervmerge.merging.lora.knots import shared_directions
 from intervmerge.merging.lora.low_rank import LowRankVector
-from intervmerge.paper.claims.results import results
+from intervmerge.paper.claims.results import results, write_results
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
 from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
+from intervmerge.paper.lecture.entries import ENTRIES, entries, method_of, needed
 from intervmerge.paper.lecture.keeping import measure
-from intervmerge.paper.lecture.kept import Kept, Seen
+from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of, write_figures
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
 from intervmerge.paper.lecture.slides import COLUMNS, cells, markdown
-from intervmerge.paper.lecture.standing import ENTRIES, Standing, method_of, name_of
+from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.search.watch import Silence
@@ -585,108 +586,147 @@ def test_models_of_another_seed_count_once_every_method_has_them_and_are_others(
         assert len(Standing(replace(order, seeds=1)).known) == 1
         cell = dict(zip(ROWS, cells(Standing(order)), strict=True))["individual"][3]
         assert re.fullmatch(r"\d+\.\d ± \d+\.\d", cell)
-        section = results(order, Occasion("today", "here")).split("## Claims of the lecture")[1].split("##")[0]
+        section = (
+            results(order, Occasion("today", "here"), Standing(order))
+            .split("## Claims of the lecture")[1]
+            .split("##")[0]
+        )
         assert "| seeds |" in section
         assert "Not built" not in section
         shutil.rmtree(built[-1])
         shutil.copytree(home / f"odd-{SIBLINGS[-1]}", built[-1])
         with pytest.raises(SuiteError, match="the models of seed 0"):
-            _ = Standing(order).known
+            Standing(order)
     finally:
         for path in built:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def measured_elsewhere(order: Order, path: Path) -> Kept:
+def measured_elsewhere(order: Order, path: Path) -> list[Figure]:
     """A file of figures of two seeds, all that the lecture has, measured on suites that are not here."""
-    own = order.suite.fingerprint
-    prints = {(method, seed): own if (method, seed) == ("standard", 0) else f"{method} {seed}"
-              for method in METHODS for seed in (0, 1)}  # fmt: skip
-    found, suites = {}, {}
-    for seed in (0, 1):
-        for number, key in enumerate(ENTRIES):
-            method = method_of(key)
-            taught = " taught by tangent models" if method in TANGENT_METHODS else ""
-            found[name_of(key, seed)] = Found(dict.fromkeys(TASKS, (number + seed) / 100))
-            suites[name_of(key, seed)] = f"{prints['standard', seed]}/{prints[method, seed]}/4 steps{taught}"
-    made = dict.fromkeys(found, Occasion("yesterday", "abc"))
-    seen = {name_of(method, seed): Seen(given, own) for (method, seed), given in prints.items()}
-    kept = Kept(found, suites, made, seen)
-    kept.write(path)
-    return kept
+    own, when = order.suite.fingerprint, Occasion("yesterday", "abc")
+
+    def fingerprint(method: str, seed: int) -> str:
+        tangent = " tangent" if method in TANGENT_METHODS else ""
+        return own if (method, seed) == ("standard", 0) else f"{method} {seed}{tangent}"
+
+    figures = [
+        Figure(key, seed, own, {method: fingerprint(method, seed) for method in needed(key)}, settings_of(4),
+               Found(dict.fromkeys(TASKS, (list(ENTRIES).index(key) + seed) / 100)), when)
+        for seed in (0, 1) for key in entries(seed)
+    ]  # fmt: skip
+    write_figures(path, figures)
+    return figures
 
 
 def test_figures_count_where_their_suites_are_not_here(odd_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     order = Order(str(odd_folder), tmp_path / "out", seeds=3, device="cpu", steps=4, measured=path)
-    kept = measured_elsewhere(order, path)
+    figures = measured_elsewhere(order, path)
+    own = [figure for figure in figures if figure.seed == 0 and method_of(figure.entry) == "standard"]
+    write_figures(tmp_path / "out/slides.json", own)  # of the suite's own models, which are here
     at = Standing(order)
     assert list(at.known) == [0, 1]
-    for seed, found in at.known.items():
-        assert found == {key: kept.found[name_of(key, seed)] for key in ENTRIES}
+    assert sorted(map(str, at.figures)) == sorted(map(str, figures))
     built = [f"--method {method}" + (f" --seed {seed}" if seed else "") for seed in (0, 1) for method in sorted(METHODS)
              if (method, seed) != ("standard", 0)]  # fmt: skip
     assert [command.partition("--task each ")[2].partition(" --out")[0] for command in at.elsewhere] == built
     assert [command for command in at.lacking if "--seed 2" not in command] == []
+    assert measure(order, Silence())  # nothing is left to do
     shown = dict(zip(ROWS, cells(at), strict=True))
     for key, row in ROWS.items():  # seeds 0 and 1 are a point apart
         number = list(ENTRIES).index(key)
         assert shown[key][3] == (f"{number}.0" if row.fixed else f"{number + 0.5:.1f} ± 0.7")
-    assert measure(order, Silence())  # nothing is left to do, and the study has its own copy
-    assert Kept.read(at.path) == kept
-    text = results(order, Occasion("today", "here")).split("## Claims of the lecture")[1].split("##")[0]
-    assert f"Measured yesterday by commit abc ({2 * len(ENTRIES)} figures)." in text
-    assert "| seeds |" in text
-    assert text.index("Measured on suites that are built by") < text.index("--seed 1") < text.index("Not built")
+    files = write_results(order, Occasion("today", "here"))
+    assert [file.name for file in files] == ["RESULTS.md", "RESULTS.json"]
+    assert read_figures(files[1]) == at.figures
+    text = files[0].read_text(encoding="utf-8")
+    assert f"Measured: {len(figures)} rows and questions on yesterday by commit abc." in text
+    claims = text.split("## Claims of the lecture")[1].split("##")[0]
+    assert "| seeds |" in claims
+    assert claims.index("such are built by") < claims.index("--seed 1") < claims.index("Not built")
 
 
-@pytest.mark.parametrize(
-    ("change", "seeds", "lacking"),
-    [
-        (lambda kept: replace(kept, found={}, suites={}), [0], ["linearized", "lora", "tau_jp"]),
-        (lambda kept: replace(kept, suites={**kept.suites, "lora ties": "others"}), [0], ["lora"]),
-        (lambda kept: replace(kept, suites={**kept.suites, "lora ties/1": "others"}), [0], []),
-        (lambda kept: replace(kept, seen={}), [0], ["linearized", "lora", "tau_jp"]),
-        (lambda kept: replace(kept, seen={**kept.seen, "lora": Seen("lora 0", "another suite")}), [0], ["lora"]),
-        (lambda kept: replace(kept, seen={**kept.seen, "lora/1": Seen("lora 1", "another suite")}), [0], []),
-    ],
-)
-def test_figures_of_another_suite_do_not_count(
-    change: Callable[[Kept], Kept], seeds: list[int], lacking: list[str], odd_folder: Path, tmp_path: Path
-) -> None:
+def test_what_can_be_measured_here_is_not_taken_from_elsewhere(odd_folder: Path, tmp_path: Path) -> None:
+    """A fresh clone measures the suites that it has, also where a file has their figures."""
+    path = tmp_path / "measured.json"
+    order = Order(str(odd_folder), tmp_path / "out", seeds=1, device="cpu", steps=4, measured=path)
+    measured_elsewhere(order, path)
+    assert Standing(order).known[0].keys() == {key for key in ENTRIES if method_of(key) != "standard"}
+
+
+CHANGES: dict[str, tuple[Callable[[Figure], Figure], list[str]]] = {
+    "another suite": (lambda figure: replace(figure, suite="another"), ["linearized", "lora", "tau_jp"]),
+    "other settings": (lambda figure: replace(figure, settings=settings_of(5)), ["linearized", "lora", "tau_jp"]),
+    "other tasks": (
+        lambda figure: replace(figure, found=Found({"other": 1.0})) if figure.entry == "lora ties" else figure,
+        ["lora"],
+    ),
+    "another copy": (
+        lambda figure: replace(figure, suites={"lora": "x"}) if figure.entry == "lora ties" else figure,
+        ["lora"],
+    ),
+    "other things measured": (
+        lambda figure: replace(figure, suites={"lora": "lora 0"}) if figure.entry == "KnOTS above LoRA" else figure,
+        ["lora"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_figures_of_anything_else_do_not_count(name: str, odd_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     order = Order(str(odd_folder), tmp_path / "out", seeds=2, device="cpu", steps=4, measured=path)
-    change(measured_elsewhere(order, path)).write(path)
+    figures = measured_elsewhere(order, path)
+    change, lacking = CHANGES[name]
+    write_figures(path, [change(figure) if figure.seed == 0 else figure for figure in figures])
     at = Standing(order)
-    assert list(at.known) == seeds
-    first = [command for command in at.lacking if "--seed" not in command]
-    assert first == [how_to_build(str(odd_folder), method) for method in lacking]
-    missing = {method_of(key) for key, own in at.known[0].items() if own.missing}
-    assert missing == set(lacking)
-    assert not Standing(replace(order, steps=5)).known.keys() - {0}  # trained longer
+    assert list(at.known) == [0]
+    assert [command for command in at.lacking if "--seed" not in command] == [
+        how_to_build(str(odd_folder), method) for method in lacking
+    ]
+    assert {method_of(key) for key, own in at.known[0].items() if own.missing} == set(lacking)
+    write_figures(path, [change(figure) if figure.seed == 1 else figure for figure in figures])
+    assert list(Standing(order).known) == [0]  # nor of a further seed
 
 
 def test_figures_of_the_same_models_are_no_two_seeds(odd_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     order = Order(str(odd_folder), tmp_path / "out", seeds=2, device="cpu", steps=4, measured=path)
-    kept = measured_elsewhere(order, path)
-    same = {key: on.replace("lora 1", "lora 0") for key, on in kept.suites.items()}
-    replace(kept, suites=same, seen={**kept.seen, "lora/1": kept.seen["lora"]}).write(path)
-    with pytest.raises(SuiteError, match="the models of seed 0"):
-        _ = Standing(order).known
+    same = [
+        replace(figure, suites={method: on.replace("lora 1", "lora 0") for method, on in figure.suites.items()})
+        for figure in measured_elsewhere(order, path)
+    ]
+    write_figures(path, same)
+    assert list(Standing(order).known) == [0]
 
 
-def test_a_file_of_figures_is_read_of_older_versions_too_and_nothing_else_is(odd_folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_figures_is_read_of_format_0_too_and_nothing_else_is(odd_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
-    path.write_text(json.dumps({"found": {"ties": {"as_it_is": {"a": 0.5}}}, "suites": {"ties": "x/x/4 steps"}}))
-    assert Kept.read(path) == Kept({"ties": Found({"a": 0.5})}, {"ties": "x/x/4 steps"})
+    entries = {
+        "ties": "a/a/4 steps",
+        "linear": "a/b/4 steps taught by tangent models",
+        "KnOTS above LoRA": "a/c/4 steps",
+    }
+    found = {key: {"as_it_is": {"x": 0.5}, "searched": None, "repaired": None, "scaling": None, "missing": ""}
+             for key in (*entries, "ties/1")}  # fmt: skip
+    path.write_text(json.dumps({"found": found, "suites": {**entries, "ties/1": "b/b/4 steps"}}))
+    suites = {"ties": {"standard": "a"}, "linear": {"linearized": "b tangent"},
+              "KnOTS above LoRA": {"lora": "c", "standard": "a"}}  # fmt: skip
+    assert read_figures(path) == [
+        Figure(key, 0, "a", suites[key], settings_of(4), Found({"x": 0.5})) for key in entries
+    ]
     flags = ["reproduce", "slides", "--suite", str(odd_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    for content in ("[1]", "{", '{"found": 3}'):
+    for content in ("[1]", "{", "{}", '{"format": 2, "figures": []}', '{"format": 1, "figures": [3]}',
+                    '{"format": 1, "figures": NaN}'):  # fmt: skip
         path.write_text(content)
         with pytest.raises(ConfigError, match=r"measured\.json"):
-            Kept.read(path)
+            read_figures(path)
         assert main([*flags, "--measured", str(path)]) == 2
-    assert main([*flags, "--measured", str(tmp_path / "none")]) == 2
+    for other in ("none", "n" * 300):
+        assert main([*flags, "--measured", str(tmp_path / other)]) == 2
+    path.write_text('{"format": 1, "figures": []}')
+    assert main(["reproduce", "table6", *flags[2:], "--measured", str(path)]) == 2
     assert not list((tmp_path / "out").iterdir())  # refused before anything is computed
 
 
@@ -695,16 +735,14 @@ def test_what_was_measured_beside_one_copy_of_a_suite_counts_beside_another_unti
     order: Order, home: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(home / "odd", tmp_path / "odd")
-    place, file = str(tmp_path / "odd"), Standing(order).path
-    alone = Order(place, tmp_path / "out", seeds=1, device="cpu", steps=4, measured=file)
-    assert Standing(alone).known == Standing(order).known
+    place, every = str(tmp_path / "odd"), Standing(order).known[0]
+    alone = Order(place, tmp_path / "out", seeds=1, device="cpu", steps=4, measured=Standing(order).path)
+    assert Standing(alone).known[0] == {key: own for key, own in every.items() if method_of(key) != "standard"}
     assert len(Standing(alone).elsewhere) == len(SIBLINGS)
     with threads(1):
         finetune_each(alone.suite, place_of(place, "lora"), lambda task: RECIPE, method="lora", seed=7, device="cpu",
                       options=OPTIONS["lora"])  # fmt: skip
-    assert {key for key in ENTRIES if key not in Standing(alone).known[0]} == {
-        "adamerging", *(key for key in ENTRIES if method_of(key) == "lora")
-    }  # fmt: skip
+    assert {method_of(key) for key in Standing(alone).known[0]} == {"linearized", "tau_jp"}
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

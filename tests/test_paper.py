@@ -22,6 +22,7 @@ from intervmerge.paper.claims.verdicts import CLOSE, DIRECTIONS, FAILS, HOLDS, O
 from intervmerge.paper.figures.of_models import learned, representations, stitched_networks
 from intervmerge.paper.figures.pictures import Panel, Picture, Series, as_csv, write
 from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
+from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order, rule_of, shipped
 from intervmerge.paper.points import Training, fewest, limited, point
@@ -324,7 +325,8 @@ def test_a_training_outside_of_studies_crosses_to_another_process(name: str, odd
 
 
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:
-    text = results(Order(str(odd_folder), tmp_path, device="cpu"), Occasion("2026-01-01", "abc"))
+    order = Order(str(odd_folder), tmp_path, device="cpu")
+    text = results(order, Occasion("2026-01-01", "abc"), Standing(order))
     lines = [line for line in text.splitlines() if "not measured" in line]
     assert len(lines) == len(CLAIMS) + len(SLIDE_CLAIMS)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)

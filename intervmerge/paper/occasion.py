@@ -19,10 +19,18 @@ class Occasion:
 
     @classmethod
     def now(cls) -> Occasion:
-        """Today, and the commit of the checkout that this package runs from, or its version."""
-        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        """Today, and the commit of the checkout that this package runs from, or its version; `-dirty` where the package
+        is not as it was committed."""
         try:
-            found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+            found = _git("describe", "--always", "--abbrev=12") + (
+                "-dirty" if _git("status", "--porcelain", ".") else ""
+            )
         except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git
             found = f"version {own_version() or 'unknown'}"
         return cls(datetime.now(UTC).date().isoformat(), found)
+
+
+def _git(*asked: str) -> str:
+    """What git says of the package's folder."""
+    command = ["git", "-C", str(Path(__file__).parents[1]), *asked]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()

@@ -63,7 +63,7 @@ def _slides(order: Order, watch: Watcher) -> Made:
 
 
 def _results(order: Order, watch: Watcher) -> Made:
-    return Made([write_results(order, Occasion.now())])
+    return Made(write_results(order, Occasion.now()))
 
 
 def _all(order: Order, watch: Watcher) -> Made:
@@ -84,3 +84,5 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     }
 )
 """Tables and figures train what is missing; `results` reads what was made; `all` is everything, `results` last."""
+LECTURE = ("slides", "results", "all")
+"""Targets that read the lecture's figures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measured",
         type=Path,
         metavar="FILE",
-        help="figures of the lecture that were measured before, as slides.json in DIR, or RESULTS.json: those of "
+        help="figures of the lecture that were measured before, as RESULTS.json of `results`: those of "
         "suites that are not here now count too",
     )
     parser.add_argument("--workers", type=whole, help="actors at once (default: one a CPU core)")
@@ -50,10 +51,16 @@ def order_of(chosen: argparse.Namespace) -> Order:
         InputError: the first thing that is wrong.
     """
     from intervmerge.machine import find_device
+    from intervmerge.paper.lecture.standing import Standing
     from intervmerge.paper.order import Order
+    from intervmerge.paper.targets import LECTURE
 
     if chosen.minutes is not None and chosen.minutes <= 0:
         raise ConfigError("--minutes", chosen.minutes, "it is a time", "more than 0")
+    if chosen.measured is not None and chosen.target not in LECTURE:
+        raise ConfigError("--measured", chosen.target, "it has figures of the lecture", ", ".join(LECTURE))
+    if chosen.measured is not None and not os.path.isfile(chosen.measured):
+        raise ConfigError("--measured", chosen.measured, "figures are read from it", "a file that is there")
     if chosen.workers is not None and not 1 <= chosen.workers <= 10_000:
         raise ConfigError("--workers", chosen.workers, "it is a count of processes", "1 to 10,000")
     find_device(chosen.device)
@@ -62,22 +69,10 @@ def order_of(chosen: argparse.Namespace) -> Order:
     suite = Order(*given).suite
     folder = chosen.out or Path("studies") / f"paper-{as_file(suite.name)}"
     check_out(folder)
-    if chosen.measured is not None:
-        check_measured(chosen.measured)
-    return Order(given[0], folder, *given[2:], chosen.measured)
-
-
-def check_measured(path: Path) -> None:
-    """Refuse what keeps no figures of the lecture, before anything is computed.
-
-    Raises:
-        ConfigError: there is no such file, or another kind of file.
-    """
-    from intervmerge.paper.lecture.kept import Kept
-
-    if not path.is_file():
-        raise ConfigError("--measured", path, "figures are read from it", "a file that is there")
-    Kept.read(path)
+    order = Order(given[0], folder, *given[2:], chosen.measured)
+    if chosen.target in LECTURE:
+        Standing(order)  # what is refused there is refused before anything is computed
+    return order
 
 
 def run(chosen: argparse.Namespace) -> int:

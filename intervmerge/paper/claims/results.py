@@ -12,6 +12,7 @@ from intervmerge.paper.claims.verdicts import BEYOND, CLOSE, OPEN, Verdict, fals
 from intervmerge.paper.lecture import slides
 from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
 from intervmerge.paper.lecture.claims import held
+from intervmerge.paper.lecture.kept import write_figures
 from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
@@ -19,7 +20,7 @@ from intervmerge.paper.tables.measured import Reader
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.paper.tables.sheets import markdown
 
-FILE = "RESULTS.md"
+FILE, FIGURES = "RESULTS.md", "RESULTS.json"
 COLUMNS = ("claim", "verdict", "difference, points", "standard error", "seeds", "test images", "source")
 
 
@@ -37,12 +38,12 @@ def line(claim: str, own: Verdict, test_images: int, source: str, suite: str) ->
     ]
 
 
-def results(order: Order, occasion: Occasion) -> str:
+def results(order: Order, occasion: Occasion, at: Standing) -> str:
     """All claims and tables as Markdown, as far as they were made."""
     reader = Reader(order)
     found = [outcome(claim, reader.row) for claim in CLAIMS]
     tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
-    head, at = _head(order, occasion, reader.steps), Standing(order)
+    head = _head(order, occasion, reader.steps)
     lecture = slides.markdown(order, at)
     return "\n".join([head, _claims(found, order.suite.name), _slides(order, at), *tables, lecture])
 
@@ -93,11 +94,9 @@ def _slides(order: Order, at: Standing) -> str:
         else "Standard errors are over seeds of fine-tuning. The first has the suite's own models, however they were "
         "made; the one model trained on all tasks is the same in each."
     )
-    when = ", ".join(f"{on.date} by commit {on.commit} ({count} figures)" for on, count in at.occasions.items())
     rest = [
-        *(["", f"Measured {when}."] if when else []),
-        *_commands("Measured on suites that are built by", at.elsewhere),
-        *_commands("Not built; a further seed counts once all its suites are:", at.lacking),
+        *_commands("Measured before, on suites that are not here; such are built by", at.elsewhere),
+        *_commands("Not built; a further seed counts once all its suites are, or were measured before:", at.lacking),
     ]
     return "\n".join([*lines, "", f"{rule}{_chance(found, 'tasks' if one else 'seeds')}", *rest, ""])
 
@@ -110,9 +109,10 @@ def _columns(names: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---|---|" + "---:|" * 4 + "---|"]
 
 
-def write_results(order: Order, occasion: Occasion) -> Path:
-    """Write RESULTS.md into the order's folder; where it is."""
-    order.folder.mkdir(parents=True, exist_ok=True)
-    path = order.folder / FILE
-    write_whole(path, results(order, occasion).encode())
-    return path
+def write_results(order: Order, occasion: Occasion) -> list[Path]:
+    """Write RESULTS.md into the order's folder, and the lecture's figures in it for who has not its suites; where they
+    are."""
+    at, path, figures = Standing(order), order.folder / FILE, order.folder / FIGURES
+    write_figures(figures, at.figures)
+    write_whole(path, results(order, occasion, at).encode())
+    return [path, figures]

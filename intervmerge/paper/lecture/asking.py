@@ -23,6 +23,8 @@ class Question:
 
     measure: Measure
     method: str = ""
+    beside: bool = False
+    """Whether the suite's own models are read too."""
 
 
 def forgotten(stage: Stage) -> Found:
@@ -57,8 +59,8 @@ ASKED: Mapping[str, Question] = MappingProxyType(
     {
         "negation": Question(forgotten),
         "tau-Jp tells": Question(told),
-        "full above LoRA": Question(alike(FULL, LORA), "lora"),
-        "KnOTS above LoRA": Question(alike(KNOTS, LORA), "lora"),
+        "full above LoRA": Question(alike(FULL, LORA), "lora", beside=True),
+        "KnOTS above LoRA": Question(alike(KNOTS, LORA), "lora", beside=True),
     }
 )
 """By what a claim calls it."""

@@ -1,64 +1,103 @@
-"""Figures of the lecture as they are kept in a file, and what each was measured on."""
+"""Figures of the lecture as they are kept in a file, each with what it was measured on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from intervmerge.errors import ConfigError
 from intervmerge.files import write_whole
-from intervmerge.paper.lecture.measuring import Found
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, TANGENT, method_of, needed
+from intervmerge.paper.lecture.measuring import PROTOCOL, Found
 from intervmerge.paper.occasion import Occasion
 
-
-@dataclass(frozen=True)
-class Seen:
-    """A suite that figures were measured on."""
-
-    fingerprint: str
-    beside: str
-    """Fingerprint of the suite that was asked for, whose models these are in another way, or with another seed."""
+FORMAT = 1
+"""Of the file; 0 had no number, and figures by name."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What was measured, by row or question: `ties`, and with models of another seed `ties/1`."""
+class Figure:
+    """A row or a question as it was measured with the models of one seed of fine-tuning."""
 
-    found: Mapping[str, Found] = field(default_factory=dict)
-    suites: Mapping[str, str] = field(default_factory=dict)
-    """What each was measured on: fingerprints of suites, and training steps of interventions."""
-    made: Mapping[str, Occasion] = field(default_factory=dict)
-    """When each was measured, and by which code; older files do not say."""
-    seen: Mapping[str, Seen] = field(default_factory=dict)
-    """The suites that were measured on last, by method: `lora`, and with another seed `lora/1`; older files have
-    none."""
+    entry: str
+    seed: int
+    suite: str
+    """Fingerprint of the suite that was asked for."""
+    suites: Mapping[str, str]
+    """By method, fingerprints of the suites whose models were measured."""
+    settings: str
+    """What else decides it."""
+    found: Found
+    made: Occasion | None = None
+    """When it was measured, and by which code; format 0 does not say."""
 
-    def __or__(self, other: Kept) -> Kept:
-        """Both; of what both have, the other's."""
-        return Kept(*({**getattr(self, own.name), **getattr(other, own.name)} for own in fields(Kept)))
-
-    @classmethod
-    def read(cls, path: Path) -> Kept:
-        """What a file keeps; nothing where there is none.
-
-        Raises:
-            ConfigError: it is another kind of file, or damaged.
-        """
-        try:
-            return _KEPT.validate_json(path.read_bytes()) if path.exists() else cls()
-        except (OSError, ValidationError) as error:
-            told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            rule, allowed = "figures of the lecture are read", "slides.json of intervmerge reproduce, or RESULTS.json"
-            raise ConfigError(path, told, rule, allowed) from error
-
-    def write(self, path: Path) -> None:
-        """Write it whole, its folder made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"{json.dumps(asdict(self), indent=1, ensure_ascii=False)}\n".encode())
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What decides it."""
+        return self.entry, self.seed, self.suite, tuple(sorted(self.suites.items())), self.settings
 
 
-_KEPT = TypeAdapter(Kept)
+def settings_of(steps: int) -> str:
+    """What decides figures beside suites, in words."""
+    return f"protocol {PROTOCOL}, {steps} steps"
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """The figures of a file; none where there is none.
+
+    Raises:
+        ConfigError: it is another kind of file, or damaged.
+    """
+    try:
+        if not path.exists():
+            return []
+        values = json.loads(path.read_bytes(), parse_constant=_refuse)
+        if isinstance(values, dict) and values.keys() == {"found", "suites"}:
+            return _older(values["found"], values["suites"])
+        if not isinstance(values, dict) or values.keys() != {"format", "figures"} or values["format"] != FORMAT:
+            raise ValueError("it is no file of the lecture's figures, or one of a later version")
+        return _FIGURES.validate_python(values["figures"])
+    except (OSError, ValueError, ValidationError) as error:
+        rule, allowed = "figures of the lecture are read", "slides.json of intervmerge reproduce, or RESULTS.json"
+        raise ConfigError(path, str(error).splitlines()[0], rule, allowed) from error
+
+
+def write_figures(path: Path, figures: Sequence[Figure]) -> None:
+    """Write them whole, the folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {"format": FORMAT, "figures": [asdict(figure) for figure in figures]}
+    write_whole(path, f"{json.dumps(values, indent=1, ensure_ascii=False)}\n".encode())
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no figure")
+
+
+_FIGURES = TypeAdapter(list[Figure])
+_MEASURED_ON = re.compile(r"(?P<suite>\w+)/(?P<own>\w+)/(?P<steps>\d+) steps(?P<tangent> taught by tangent models)?")
+
+
+def _older(found: Mapping[str, Any], suites: Mapping[str, str]) -> list[Figure]:
+    """Figures of format 0, with the suite's own models: of further seeds it does not say beside which suite."""
+    return _FIGURES.validate_python(
+        [
+            {
+                "entry": entry,
+                "seed": 0,
+                "suite": of["suite"],
+                "suites": {SAME: of["suite"], method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"}
+                if SAME in needed(entry)
+                else {method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"},
+                "settings": settings_of(int(of["steps"])),
+                "found": found[entry],
+            }
+            for entry, on in suites.items()
+            if entry in ENTRIES and entry in found and (of := _MEASURED_ON.fullmatch(on))
+        ]
+    )

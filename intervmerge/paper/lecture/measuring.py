@@ -22,6 +22,8 @@ from intervmerge.suites.suite import Suite
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
 
+PROTOCOL = 1
+"""Raised with whatever changes figures of the same models; what was measured by another one does not count."""
 SCALINGS = tuple(number / 20 for number in range(21))
 """λ that are tried: 0 to 1, as in task arithmetic's protocol."""
 SUM = "Σ τ"

@@ -47,12 +47,12 @@ def markdown(order: Order, at: Standing) -> str:
     """As Markdown, its heading of the second level."""
     lines = [f"## {TITLE}", "", f"| {' | '.join(COLUMNS)} |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     lines += [f"| {' | '.join(map(as_markdown, line))} |" for line in cells(at)]
-    return "\n".join([*lines, "", as_markdown(caption(order)), ""])
+    return "\n".join([*lines, "", as_markdown(caption(order, at)), ""])
 
 
 def terminal(order: Order, at: Standing) -> Grid:
     """For a terminal."""
-    grid = Grid(title=TITLE, caption=caption(order))
+    grid = Grid(title=TITLE, caption=caption(order, at))
     for column in COLUMNS:
         grid.add_column(column, justify="right" if column else "left", overflow="fold")
     for line in cells(at):
@@ -60,14 +60,23 @@ def terminal(order: Order, at: Standing) -> Grid:
     return grid
 
 
-def caption(order: Order) -> str:
+def caption(order: Order, at: Standing) -> str:
     """What must stand beside the figures."""
     images = "-".join(map(str, sorted({len(task.splits["test"]) for task in order.suite.tasks})))
-    return f"{NOTE} Ours: {order.suite.name}, {images} test images a task.{order.note}"
+    return f"{NOTE} Ours: {order.suite.name}, {images} test images a task.{order.note} {measured(at)}".rstrip()
+
+
+def measured(at: Standing) -> str:
+    """When figures that count were measured, and by which code; empty of none."""
+    when = [
+        f"{count} rows and questions on {on.date} by commit {on.commit}" if on else f"{count} before that was noted"
+        for on, count in at.occasions.items()
+    ]
+    return f"Measured: {', '.join(when)}." if when else ""
 
 
 def write(order: Order, at: Standing) -> list[Path]:
-    """Write the table beside what it rests on; where they are."""
+    """Write the table; where it and what it rests on are."""
     path = order.folder / "slides.md"
     order.folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, markdown(order, at).encode())

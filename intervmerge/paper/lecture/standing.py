@@ -7,51 +7,18 @@ suite that was asked for is the same, and no other suite lies where its own one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 
 from intervmerge.analysis.siblings import how_to_build, sibling
 from intervmerge.errors import SuiteError
-from intervmerge.paper.lecture.asking import ASKED, Question
-from intervmerge.paper.lecture.kept import Kept
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed, print_of
+from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of
 from intervmerge.paper.lecture.measuring import Found
-from intervmerge.paper.lecture.rows import ROWS, SlideRow
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.suites.suite import Suite
-from intervmerge.suites.teachers.tangent import TANGENT
-
-ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
-SAME = "standard"
-"""The row of training's METHODS by which a suite's own models were fine-tuned, for seeds beyond them."""
-
-
-def method_of(key: str) -> str:
-    """The row of training's METHODS whose models an entry is measured on."""
-    return ENTRIES[key].method or SAME
-
-
-def needed(key: str) -> list[str]:
-    """That, and what it is measured beside."""
-    return list(dict.fromkeys((method_of(key), SAME)))
-
-
-def name_of(key: str, seed: int) -> str:
-    """How an entry, or a method, is named in files: by itself, and with models of another seed as `ties/1`."""
-    return f"{key}/{seed}" if seed else key
-
-
-@dataclass(frozen=True)
-class Models:
-    """The fine-tuned models of one seed, by method; `SAME` are, of the first, those of the suite that was asked for."""
-
-    suites: Mapping[str, Suite | None]
-    """None where it is not built."""
-    fingerprints: Mapping[str, str | None]
-    """Of a suite that is not here, that of the one that was measured on; None where none was."""
 
 
 class Standing:
@@ -61,18 +28,27 @@ class Standing:
         order: whose suite, folder, and seeds of fine-tuning.
 
     Raises:
-        SuiteError: what lies where a sibling would is none.
+        SuiteError: what lies where a sibling would is none, or two seeds have the same models.
         ConfigError: a file of figures that is none.
     """
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        given = Kept() if order.measured is None else Kept.read(order.measured)
-        self.kept = given | Kept.read(self.path)
-        """What was measured, with others' figures that the order was given."""
+        self.suite = print_of(order.suite)
+        """Fingerprint of the suite that was asked for."""
+        self.settings = settings_of(order.training.steps)
         own = order.suite.file.finetuned_by in ("", SAME)  # else further seeds of its own method would be SAME
-        self.models = {seed: self._models(seed) for seed in range(order.seeds if own else 1)}
-        """By seed of fine-tuning."""
+        methods = sorted({method for key in ENTRIES for method in needed(key)})
+        self.suites: Mapping[int, Mapping[str, Suite | None]] = {
+            seed: {method: suite_of(order, method, seed) for method in methods}
+            for seed in range(order.seeds if own else 1)
+        }
+        """By seed of fine-tuning and method; None where it is not built."""
+        self.kept = read_figures(self.path)
+        """What this order has measured, whether it counts or not."""
+        given = [] if order.measured is None else read_figures(order.measured)
+        figures = [figure for figure in given if not self._is_here(figure)]
+        self._figures = self._counting([*figures, *self.kept])
 
     @property
     def path(self) -> Path:
@@ -82,88 +58,109 @@ class Standing:
     @cached_property
     def known(self) -> Mapping[int, Mapping[str, Found]]:
         """By seed that counts, the suite's own models first, what is known; what needs a suite that is not built says
-        so. Further seeds count where every figure of them and of the first is known or can be measured.
+        so. Further seeds count where every figure of them and of the first is known or can be measured."""
+        whole = [seed for seed in self.suites if not self._lacking(seed)]
+        return {seed: self._known(seed) for seed in (whole if 0 in whole else [0])}
 
-        Raises:
-            SuiteError: two seeds have the same models.
-        """
-        whole = [seed for seed in self.models if not self._lacking(seed)]
-        found = whole if 0 in whole else [0]
-        self._check_others(found)
-        return {seed: self._known(seed) for seed in found}
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures that count, by seed and in the order of the table."""
+        pairs = ((key, seed) for seed in self.known for key in entries(seed))
+        return [self._figures[pair] for pair in pairs if pair in self._figures]
 
     @property
     def lacking(self) -> list[str]:
         """Commands that build the suites without which something, or a further seed, is not known."""
-        return [self._how(method, seed) for seed in self.models for method in self._lacking(seed)]
+        return [self._how(method, seed) for seed in self.suites for method in self._lacking(seed)]
 
     @property
     def elsewhere(self) -> list[str]:
-        """Commands that build the suites that are not here, but whose figures are known."""
+        """Commands that build such suites as are not here, but whose figures are known."""
         return [
             self._how(method, seed)
             for seed in self.known
-            for method, suite in self.models[seed].suites.items()
+            for method, suite in self.suites[seed].items()
             if suite is None and method not in self._lacking(seed)
         ]
 
     @property
-    def occasions(self) -> Mapping[Occasion, int]:
-        """When figures that count were measured, and how many then; older ones do not say."""
-        names = (name_of(key, seed) for seed in self.known for key in ENTRIES if self._is_kept(key, seed))
-        return Counter(self.kept.made[name] for name in names if name in self.kept.made)
+    def occasions(self) -> Mapping[Occasion | None, int]:
+        """When figures that count were measured, and how many then; None where a file of an older format has it."""
+        return Counter(figure.made for figure in self.figures)
 
-    def measured_on(self, key: str, seed: int) -> str | None:
-        """What decides the figures of an entry; None where no suite is known that it could be measured on."""
-        models, method = self.models[seed], method_of(key)
-        own, beside, suite = models.fingerprints[method], models.fingerprints[SAME], models.suites[method]
-        if own is None or beside is None:
-            return None
-        tangent = suite.is_tangent if suite else method in TANGENT
-        taught = " taught by tangent models" if tangent else ""
-        return f"{beside}/{own}/{self._order.training.steps} steps{taught}"
+    def measured_on(self, key: str, seed: int) -> dict[str, str]:
+        """Fingerprints of the suites, which are here, that an entry is measured on."""
+        found = {method: self._print(method, seed) for method in needed(key)}
+        return {method: fingerprint for method, fingerprint in found.items() if fingerprint}
 
-    def _is_kept(self, key: str, seed: int) -> bool:
-        """Whether a figure is kept, and is of these models."""
-        on = self.measured_on(key, seed)
-        return on is not None and self.kept.suites.get(name_of(key, seed)) == on
+    def _print(self, method: str, seed: int) -> str | None:
+        suite = self.suites[seed][method]
+        return print_of(suite) if suite else None
+
+    def _is_here(self, figure: Figure) -> bool:
+        """Whether all that it was measured on could be measured now, be it the same or not."""
+        return figure.seed in self.suites and all(self.suites[figure.seed].get(method) for method in figure.suites)
+
+    def _fits(self, figure: Figure) -> bool:
+        """Whether a figure is of this order, as far as suites are here."""
+        tasks = self._order.suite.task_names
+        known = (
+            own for own in (figure.found.as_it_is, figure.found.searched, figure.found.repaired) if own is not None
+        )
+        return (
+            figure.seed in self.suites
+            and figure.entry in entries(figure.seed)
+            and (figure.suite, figure.settings) == (self.suite, self.settings)
+            and figure.suites.keys() == set(needed(figure.entry))
+            and all(sorted(own) == sorted(tasks) for own in known)
+            and all(self._print(method, figure.seed) in (None, on) for method, on in figure.suites.items())
+        )
+
+    def _counting(self, figures: Iterable[Figure]) -> dict[tuple[str, int], Figure]:
+        """The figures that count, by entry and seed; of a suite that is not here, those of the one that has most.
+
+        Raises:
+            SuiteError: two seeds have the same models.
+        """
+        fitting = [figure for figure in figures if self._fits(figure)]
+        prints: dict[tuple[str, int], str] = {}
+        for seed, suites in self.suites.items():
+            for method, suite in suites.items():
+                others = {prints.get((method, other)): other for other in range(seed)}
+                if suite and (own := print_of(suite)) in others:
+                    got, rule = f"the models of seed {others[own]}", "models of another seed are others"
+                    raise SuiteError(suite.folder, got, rule, f"that folder removed, and {self._how(method, seed)}")
+                seen = [of.suites[method] for of in fitting if of.seed == seed and method in of.suites]
+                votes = Counter(fingerprint for fingerprint in seen if fingerprint not in others)
+                for fingerprint in [print_of(suite)] if suite else [own for own, _ in votes.most_common(1)]:
+                    prints[method, seed] = fingerprint
+        return {
+            (figure.entry, figure.seed): figure
+            for figure in fitting
+            if all(prints.get((method, figure.seed)) == on for method, on in figure.suites.items())
+        }
+
+    def _figure(self, key: str, seed: int) -> Figure | None:
+        return self._figures.get((key, 0 if is_fixed(key) else seed))
 
     def _known(self, seed: int) -> dict[str, Found]:
         found = {}
         for key in ENTRIES:
-            if self._is_kept(key, seed):
-                found[key] = self.kept.found[name_of(key, seed)]
-            elif absent := [method for method in needed(key) if self.models[seed].suites[method] is None]:
+            if own := self._figure(key, seed):
+                found[key] = own.found
+            elif absent := self._absent(key, seed):
                 found[key] = Found(missing=f"not built: {self._how(absent[0], seed)}")
         return found
 
+    def _absent(self, key: str, seed: int) -> Sequence[str]:
+        """Methods whose suites an entry needs and are not here."""
+        return [method for method in needed(key) if self.suites[seed][method] is None]
+
     def _lacking(self, seed: int) -> list[str]:
-        """Methods whose suites are not here, though figures that are not kept need them."""
-        missing = {method for key in ENTRIES if not self._is_kept(key, seed) for method in needed(key)}
-        return [method for method, suite in self.models[seed].suites.items() if suite is None and method in missing]
-
-    def _models(self, seed: int) -> Models:
-        methods = sorted({method for key in ENTRIES for method in needed(key)})
-        suites = {method: suite_of(self._order, method, seed) for method in methods}
-        own = self._order.suite.fingerprint
-
-        def fingerprint(method: str) -> str | None:
-            if suite := suites[method]:
-                return suite.fingerprint
-            seen = self.kept.seen.get(name_of(method, seed))
-            return seen.fingerprint if seen and seen.beside == own else None
-
-        return Models(suites, {method: fingerprint(method) for method in methods})
-
-    def _check_others(self, seeds: list[int]) -> None:
-        first: dict[tuple[str, str | None], int] = {}
-        for seed in seeds:
-            for method, fingerprint in self.models[seed].fingerprints.items():
-                if fingerprint and (other := first.setdefault((method, fingerprint), seed)) != seed:
-                    suite = self.models[seed].suites[method]
-                    got, rule = f"the models of seed {other}", "models of another seed are others"
-                    allowed = f"that folder removed, and {self._how(method, seed)}"
-                    raise SuiteError(suite.folder if suite else name_of(method, seed), got, rule, allowed)
+        """Methods whose suites are not here, though figures that are not known need them."""
+        unknown = [key for key in entries(seed) if not self._figure(key, seed)]
+        missing = {method for key in unknown for method in self._absent(key, seed)}
+        return [method for method in self.suites[seed] if method in missing]
 
     def _how(self, method: str, seed: int) -> str:
         return how_to_build(self._order.place, method, seed)
