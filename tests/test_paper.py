@@ -326,7 +326,7 @@ def test_a_training_outside_of_studies_crosses_to_another_process(name: str, odd
 
 def test_results_of_nothing_say_that_nothing_was_measured(odd_folder: Path, tmp_path: Path) -> None:
     order = Order(str(odd_folder), tmp_path, device="cpu")
-    text = results(order, Occasion("2026-01-01", "abc"), Standing(order))
+    text = results(order, Occasion("2026-01-01", "commit abc"), Standing(order))
     lines = [line for line in text.splitlines() if "not measured" in line]
     assert len(lines) == len(CLAIMS) + len(SLIDE_CLAIMS)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in lines)

@@ -15,16 +15,17 @@ class Occasion:
     """When and by which code figures were measured, or results written."""
 
     date: str
-    commit: str
+    code: str
+    """`commit 0123456789ab`, or `version 0.1.0`."""
 
     @classmethod
     def now(cls) -> Occasion:
-        """Today, and the commit of the checkout that this package runs from, or its version; `-dirty` where the package
-        is not as it was committed."""
+        """Today, and the commit of the checkout that this package runs from, or its version; `-dirty` where package or
+        spaces are not as they were committed."""
         try:
-            found = _git("describe", "--always", "--abbrev=12") + (
-                "-dirty" if _git("status", "--porcelain", ".") else ""
-            )
+            _git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed within somebody's checkout
+            changed = _git("status", "--porcelain", "--", ".", "../search_spaces")
+            found = f"commit {_git('describe', '--always', '--abbrev=12')}{'-dirty' if changed else ''}"
         except (OSError, subprocess.SubprocessError):  # installed from a wheel, or no git
             found = f"version {own_version() or 'unknown'}"
         return cls(datetime.now(UTC).date().isoformat(), found)

@@ -52,7 +52,7 @@ def _head(order: Order, occasion: Occasion, trained: Collection[int]) -> str:
     steps = ", ".join(map(str, sorted(trained))) or "none yet"
     seeds = f"seeds 0 to {order.seeds - 1}" if order.seeds > 1 else "seed 0"
     return (
-        f"# Results on {order.suite.name}\n\n{occasion.date}, commit {occasion.commit}; "
+        f"# Results on {order.suite.name}\n\n{occasion.date}, {occasion.code}; "
         f"{seeds}; training steps: {steps}.{order.note} Interventions are trained on `adapt` without "
         "labels and measured exactly on `test`; wherever one of several is chosen, it is by `validation`.\n"
     )
@@ -113,6 +113,6 @@ def write_results(order: Order, occasion: Occasion) -> list[Path]:
     """Write RESULTS.md into the order's folder, and the lecture's figures in it for who has not its suites; where they
     are."""
     at, path, figures = Standing(order), order.folder / FILE, order.folder / FIGURES
-    write_figures(figures, at.figures)
+    write_figures(figures, at.kept)
     write_whole(path, results(order, occasion, at).encode())
     return [path, figures]

@@ -6,14 +6,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, method_of, needed
-from intervmerge.paper.lecture.kept import Figure, write_figures
-from intervmerge.paper.lecture.measuring import Found, Stage
-from intervmerge.paper.lecture.standing import Standing, suite_of
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, method_of, needed, print_of
+from intervmerge.paper.lecture.kept import Figure, add_figures
+from intervmerge.paper.lecture.measuring import Stage
+from intervmerge.paper.lecture.standing import Standing, adamerging, settings, suite_of
 from intervmerge.paper.occasion import Occasion
-from intervmerge.paper.order import Order, rest_of
-from intervmerge.paper.tables.published import METHODS
-from intervmerge.paper.tables.rows import LAYER_WISE
+from intervmerge.paper.order import Order
 from intervmerge.processes import each
 from intervmerge.search.watch import Watcher
 
@@ -27,22 +25,18 @@ def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bo
         return True
     phase = f"the lecture: {len(missing)} rows and questions"
     watch.progress(phase, 0, len(missing))
-    kept = {figure.identity: figure for figure in at.kept}
     closed, now = replace(order), Occasion.now()  # the open suite does not cross to processes
-    calls = (partial(_asked, closed, key, seed) for key, seed in missing if not order.is_over)
+    calls = (partial(_figure, closed, key, seed, now) for key, seed in missing if not order.is_over)
     done = 0
-    for done, (key, seed, found) in enumerate(each(calls, order.processes), start=1):
-        figure = Figure(key, seed, at.suite, at.measured_on(key, seed), at.settings, found, now)
-        kept[figure.identity] = figure
-        write_figures(at.path, list(kept.values()))
+    for done, figure in enumerate(each(calls, order.processes), start=1):
+        add_figures(at.path, figure)
         watch.progress(phase, done, len(missing))
     return done == len(missing)
 
 
-def _asked(order: Order, key: str, seed: int) -> tuple[str, int, Found]:
-    own = suite_of(order, method_of(key), seed)
-    beside = suite_of(order, SAME, seed) if SAME in needed(key) else own
-    assert own is not None, "what is not built is known as such"
-    assert beside is not None, "what is not built is known as such"
-    stage = Stage(own, beside, order.device, order.training, rest_of(order.bases(METHODS)[LAYER_WISE]))
-    return key, seed, ENTRIES[key].measure(stage)
+def _figure(order: Order, key: str, seed: int, now: Occasion) -> Figure:
+    suites = {method: suite for method in needed(key) if (suite := suite_of(order, method, seed))}
+    own = suites[method_of(key)]
+    found = ENTRIES[key].measure(Stage(own, suites.get(SAME, own), order.device, order.training, adamerging(order)))
+    prints = {method: print_of(suite) for method, suite in suites.items()}
+    return Figure(key, seed, print_of(order.suite), prints, settings(order, key), found, now)

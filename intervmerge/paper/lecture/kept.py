@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from intervmerge.errors import ConfigError
-from intervmerge.files import write_whole
+from intervmerge.files import locked, write_whole
 from intervmerge.paper.lecture.entries import ENTRIES, SAME, TANGENT, method_of, needed
 from intervmerge.paper.lecture.measuring import PROTOCOL, Found
 from intervmerge.paper.occasion import Occasion
@@ -43,13 +43,28 @@ class Figure:
         return self.entry, self.seed, self.suite, tuple(sorted(self.suites.items())), self.settings
 
 
-def settings_of(steps: int) -> str:
-    """What decides figures beside suites, in words."""
-    return f"protocol {PROTOCOL}, {steps} steps"
+def settings_of(steps: int, more: str = "", protocol: int = PROTOCOL) -> str:
+    """What decides a figure beside suites, in words.
+
+    Args:
+        steps: of training interventions.
+        more: what is particular to a row.
+        protocol: how it was measured.
+    """
+    return f"protocol {protocol}, {steps} steps{more and f', {more}'}"
+
+
+def union(*parts: Iterable[Figure]) -> list[Figure]:
+    """Figures of several sources, the latest last; of equal ones the last."""
+    found: dict[tuple[Any, ...], Figure] = {}
+    for figure in (figure for part in parts for figure in part):
+        found.pop(figure.identity, None)
+        found[figure.identity] = figure
+    return list(found.values())
 
 
 def read_figures(path: Path) -> list[Figure]:
-    """The figures of a file; none where there is none.
+    """The figures of a file, the latest last; none where there is none.
 
     Raises:
         ConfigError: it is another kind of file, or damaged.
@@ -58,14 +73,24 @@ def read_figures(path: Path) -> list[Figure]:
         if not path.exists():
             return []
         values = json.loads(path.read_bytes(), parse_constant=_refuse)
-        if isinstance(values, dict) and values.keys() == {"found", "suites"}:
-            return _older(values["found"], values["suites"])
-        if not isinstance(values, dict) or values.keys() != {"format", "figures"} or values["format"] != FORMAT:
-            raise ValueError("it is no file of the lecture's figures, or one of a later version")
+        if not isinstance(values, dict) or not values.keys() & {"figures", "suites"}:
+            raise ValueError("it is no file of the lecture's figures")
+        if "suites" in values:
+            return _older(_OLDER.validate_python(values))
+        if values.get("format") != FORMAT:
+            raise ValueError(f"it is of format {values.get('format')}, and this version reads 0 and {FORMAT}")
         return _FIGURES.validate_python(values["figures"])
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
+        told = f"{'.'.join(map(str, own['loc']))}: {own['msg']}" if (own := _first(error)) else str(error)
         rule, allowed = "figures of the lecture are read", "slides.json of intervmerge reproduce, or RESULTS.json"
-        raise ConfigError(path, str(error).splitlines()[0], rule, allowed) from error
+        raise ConfigError(path, told, rule, allowed) from error
+
+
+def add_figures(path: Path, *figures: Figure) -> None:
+    """Add to a file, which other processes may add to as well, the folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock")):
+        write_figures(path, union(read_figures(path), figures))
 
 
 def write_figures(path: Path, figures: Sequence[Figure]) -> None:
@@ -79,25 +104,29 @@ def _refuse(text: str) -> None:
     raise ValueError(f"{text} is no figure")
 
 
-_FIGURES = TypeAdapter(list[Figure])
+def _first(error: Exception) -> Any:
+    return error.errors()[0] if isinstance(error, ValidationError) else None
+
+
+@dataclass(frozen=True)
+class _Older:
+    """Format 0: figures by name, and fingerprints of suites and steps as `suite/own/100 steps`."""
+
+    found: Mapping[str, Found]
+    suites: Mapping[str, str]
+
+
+_FIGURES, _OLDER = TypeAdapter(list[Figure]), TypeAdapter(_Older)
 _MEASURED_ON = re.compile(r"(?P<suite>\w+)/(?P<own>\w+)/(?P<steps>\d+) steps(?P<tangent> taught by tangent models)?")
 
 
-def _older(found: Mapping[str, Any], suites: Mapping[str, str]) -> list[Figure]:
-    """Figures of format 0, with the suite's own models: of further seeds it does not say beside which suite."""
-    return _FIGURES.validate_python(
-        [
-            {
-                "entry": entry,
-                "seed": 0,
-                "suite": of["suite"],
-                "suites": {SAME: of["suite"], method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"}
-                if SAME in needed(entry)
-                else {method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"},
-                "settings": settings_of(int(of["steps"])),
-                "found": found[entry],
-            }
-            for entry, on in suites.items()
-            if entry in ENTRIES and entry in found and (of := _MEASURED_ON.fullmatch(on))
-        ]
-    )
+def _older(kept: _Older) -> list[Figure]:
+    """Those with the suite's own models: of further seeds it is not said beside which suite."""
+    found = []
+    for entry, on in kept.suites.items():
+        if entry in ENTRIES and entry in kept.found and (of := _MEASURED_ON.fullmatch(on)):
+            prints = {SAME: of["suite"], method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"}
+            suites = {method: prints[method] for method in needed(entry)}
+            settings = settings_of(int(of["steps"]), protocol=1)
+            found.append(Figure(entry, 0, of["suite"], suites, settings, kept.found[entry]))
+    return found

@@ -25,7 +25,7 @@ NOTE = (
     "deviation over them; a model without λ stands under λ = 1. λ is searched on validation by normalised accuracy, "
     "0 to 1 in 21 steps, for each seed; tangent models are measured as such. "
     "Repaired: at that λ, with interventions of rank 1 in all blocks (noreft, class token), trained without labels "
-    "towards each task's own model, which is the tangent model where that was trained. "
+    "in {steps} steps towards each task's own model, which is the tangent model where that was trained. "
     "The slides' figures are of ViT-B/32 and of other checkpoints: compare the order, not the figures."
 )
 
@@ -63,13 +63,14 @@ def terminal(order: Order, at: Standing) -> Grid:
 def caption(order: Order, at: Standing) -> str:
     """What must stand beside the figures."""
     images = "-".join(map(str, sorted({len(task.splits["test"]) for task in order.suite.tasks})))
-    return f"{NOTE} Ours: {order.suite.name}, {images} test images a task.{order.note} {measured(at)}".rstrip()
+    note = NOTE.format(steps=order.training.steps)
+    return f"{note} Ours: {order.suite.name}, {images} test images a task.{order.note} {measured(at)}".rstrip()
 
 
 def measured(at: Standing) -> str:
     """When figures that count were measured, and by which code; empty of none."""
     when = [
-        f"{count} rows and questions on {on.date} by commit {on.commit}" if on else f"{count} before that was noted"
+        f"{count} measurements on {on.date} by {on.code}" if on else f"{count} before that was noted"
         for on, count in at.occasions.items()
     ]
     return f"Measured: {', '.join(when)}." if when else ""

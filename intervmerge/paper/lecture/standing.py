@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from intervmerge.analysis.siblings import how_to_build, sibling
 from intervmerge.errors import SuiteError
 from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed, print_of
-from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of
-from intervmerge.paper.lecture.measuring import Found
+from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of, union
+from intervmerge.paper.lecture.measuring import Found, ada_merging
 from intervmerge.paper.occasion import Occasion
-from intervmerge.paper.order import Order
+from intervmerge.paper.order import Order, rest_of
+from intervmerge.paper.tables.published import METHODS
+from intervmerge.paper.tables.rows import LAYER_WISE
 from intervmerge.suites.suite import Suite
 
 
@@ -34,9 +37,6 @@ class Standing:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self.suite = print_of(order.suite)
-        """Fingerprint of the suite that was asked for."""
-        self.settings = settings_of(order.training.steps)
         own = order.suite.file.finetuned_by in ("", SAME)  # else further seeds of its own method would be SAME
         methods = sorted({method for key in ENTRIES for method in needed(key)})
         self.suites: Mapping[int, Mapping[str, Suite | None]] = {
@@ -44,11 +44,11 @@ class Standing:
             for seed in range(order.seeds if own else 1)
         }
         """By seed of fine-tuning and method; None where it is not built."""
-        self.kept = read_figures(self.path)
-        """What this order has measured, whether it counts or not."""
+        own_figures = read_figures(self.path)
         given = [] if order.measured is None else read_figures(order.measured)
-        figures = [figure for figure in given if not self._is_here(figure)]
-        self._figures = self._counting([*figures, *self.kept])
+        self.kept = union(given, own_figures)
+        """What the order was given and has measured, whether it counts or not."""
+        self._figures = self._counting([*(of for of in given if not self._is_here(of)), *own_figures])
 
     @property
     def path(self) -> Path:
@@ -88,11 +88,6 @@ class Standing:
         """When figures that count were measured, and how many then; None where a file of an older format has it."""
         return Counter(figure.made for figure in self.figures)
 
-    def measured_on(self, key: str, seed: int) -> dict[str, str]:
-        """Fingerprints of the suites, which are here, that an entry is measured on."""
-        found = {method: self._print(method, seed) for method in needed(key)}
-        return {method: fingerprint for method, fingerprint in found.items() if fingerprint}
-
     def _print(self, method: str, seed: int) -> str | None:
         suite = self.suites[seed][method]
         return print_of(suite) if suite else None
@@ -110,14 +105,14 @@ class Standing:
         return (
             figure.seed in self.suites
             and figure.entry in entries(figure.seed)
-            and (figure.suite, figure.settings) == (self.suite, self.settings)
+            and (figure.suite, figure.settings) == (print_of(self._order.suite), settings(self._order, figure.entry))
             and figure.suites.keys() == set(needed(figure.entry))
             and all(sorted(own) == sorted(tasks) for own in known)
             and all(self._print(method, figure.seed) in (None, on) for method, on in figure.suites.items())
         )
 
     def _counting(self, figures: Iterable[Figure]) -> dict[tuple[str, int], Figure]:
-        """The figures that count, by entry and seed; of a suite that is not here, those of the one that has most.
+        """The figures that count, by entry and seed; of a suite that is not here, those of the one measured last.
 
         Raises:
             SuiteError: two seeds have the same models.
@@ -131,8 +126,8 @@ class Standing:
                     got, rule = f"the models of seed {others[own]}", "models of another seed are others"
                     raise SuiteError(suite.folder, got, rule, f"that folder removed, and {self._how(method, seed)}")
                 seen = [of.suites[method] for of in fitting if of.seed == seed and method in of.suites]
-                votes = Counter(fingerprint for fingerprint in seen if fingerprint not in others)
-                for fingerprint in [print_of(suite)] if suite else [own for own, _ in votes.most_common(1)]:
+                last = [fingerprint for fingerprint in seen if fingerprint not in others][-1:]
+                for fingerprint in [print_of(suite)] if suite else last:
                     prints[method, seed] = fingerprint
         return {
             (figure.entry, figure.seed): figure
@@ -164,6 +159,17 @@ class Standing:
 
     def _how(self, method: str, seed: int) -> str:
         return how_to_build(self._order.place, method, seed)
+
+
+def adamerging(order: Order) -> Mapping[str, Any]:
+    """AdaMerging's settings, those of the paper's table."""
+    return rest_of(order.bases(METHODS)[LAYER_WISE])
+
+
+def settings(order: Order, key: str) -> str:
+    """What decides the figures of an entry beside suites."""
+    own = adamerging(order) if ENTRIES[key].measure is ada_merging else {}
+    return settings_of(order.training.steps, ", ".join(f"{name} {value}" for name, value in sorted(own.items())))
 
 
 def suite_of(order: Order, method: str, seed: int) -> Suite | None:
