@@ -881,3 +881,10 @@ def test_tasks_may_have_any_names(tmp_path: Path) -> None:
 def test_a_bare_number_is_one_block(block: int) -> None:
     assert on_pico(blocks=block) == on_pico(blocks=[block])
     assert TypeAdapter(InterventionConfig).validate_json(f'{{"blocks": {block}}}') == config(blocks=(block,))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_page_of_the_spaces_shows_a_formula_as_it_is_computed(name: str) -> None:
+    page = (Path(__file__).parents[1] / "search_spaces/README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+    assert FORMULAS[name].update in line
