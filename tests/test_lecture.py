@@ -576,6 +576,8 @@ def test_models_of_another_seed_count_once_every_method_has_them_and_are_others(
                 assert len(Standing(order).known) == 1
                 finetune_each(suite, path, lambda task: RECIPE, method=method, options=OPTIONS.get(method), seed=1,
                               device="cpu")  # fmt: skip
+                assert measure(order, Silence(), {"individual"})  # kept until the seed counts
+                assert ("individual", 1) in {(figure.entry, figure.seed) for figure in Standing(order).kept}
         assert Standing(order).lacking == []
         assert measure(order, Silence(), keys)
         first, second = Standing(order).known.values()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, method_of, needed, print_of
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed, print_of
 from intervmerge.paper.lecture.kept import Figure, add_figures
 from intervmerge.paper.lecture.measuring import Stage
 from intervmerge.paper.lecture.standing import Standing, adamerging, settings, suite_of
@@ -19,8 +19,7 @@ from intervmerge.search.watch import Watcher
 def measure(order: Order, watch: Watcher, keys: Collection[str] = ENTRIES) -> bool:
     """Measure what of `keys`, rows and questions, is not known yet; whether there was time for all of it."""
     at = Standing(order)
-    wanted = [(key, seed) for seed in at.known for key in entries(seed) if key in keys]
-    missing = [(key, seed) for key, seed in wanted if key not in at.known[seed]]
+    missing = [(key, seed) for key, seed in at.missing if key in keys]
     if not missing:
         return True
     phase = f"the lecture: {len(missing)} rows and questions"

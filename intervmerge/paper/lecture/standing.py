@@ -63,6 +63,11 @@ class Standing:
         return {seed: self._known(seed) for seed in (whole if 0 in whole else [0])}
 
     @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Entries and seeds that are not known and can be measured here, also of a seed that does not count yet."""
+        return [(key, seed) for seed in self.suites for key in entries(seed) if key not in self._known(seed)]
+
+    @property
     def figures(self) -> list[Figure]:
         """The figures that count, by seed and in the order of the table."""
         pairs = ((key, seed) for seed in self.known for key in entries(seed))
