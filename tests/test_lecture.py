@@ -38,7 +38,7 @@ from intervmerge.errors import BuildError, ConfigError, SuiteError
 from intervmerge.files import sha256_of
 from intervmerge.interventions import InterventionConfig
 from intervmerge.merging.lora.knots import shared_directions
-from intervmerge.merging.lora.low_rank import LowRankVector
+from intervmerge.merging.lora.low_rank import LowRankVector, at_places, places
 from intervmerge.paper.claims.results import results, write_results
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
@@ -322,8 +322,8 @@ def test_tau_jp_of_a_task_vector_with_itself_is_the_norm_of_the_linearised_chang
     for row, task in enumerate(few.tasks):
         model = Linearized(Encoder(suite.architecture).load(suite.pretrained))
         with torch.no_grad():
-            for name, weight in model.change.encoder.tower.named_parameters():
-                weight.copy_(task.task_vector[name])
+            for name, weight in model.moved.encoder.tower.named_parameters():
+                weight.add_(task.task_vector[name])
             expected = float(change(model, suite.normalise(task.splits["validation"].pixels)))
         assert found.change[row][row] == pytest.approx(expected, rel=1e-4)
 
@@ -393,6 +393,19 @@ def test_directions_without_their_weight_are_the_right_singular_vectors(home: Pa
     torch.testing.assert_close(side_by_side @ side_by_side.mT, torch.eye(directions), atol=1e-3, rtol=0)
 
 
+def test_q_k_and_v_are_seen_apart_as_they_are_merged(home: Path) -> None:
+    vectors = {task.name: task.task_vector for task in load_suite(home / "odd-lora").tasks}
+    low_rank = {task: vector for task, vector in vectors.items() if isinstance(vector, LowRankVector)}
+    layer, where = "transformer.resblocks.1.attn.in_proj_weight", places(low_rank)
+    names = [name for name, place in where.items() if place.layer == layer]
+    assert len(names) == 3
+    apart = [shared_directions(name, {t: at_places(v, where) for t, v in low_rank.items()}).shape[1] for name in names]
+    seen = in_shared_directions(vectors, [layer])
+    side_by_side = torch.cat([own[layer] for own in seen.values()], 1)
+    for rows in side_by_side.split(apart):
+        torch.testing.assert_close(rows @ rows.mT, torch.eye(len(rows)), atol=1e-3, rtol=0)
+
+
 def test_the_mean_with_others_leaves_a_task_itself_out() -> None:
     cka = torch.tensor([[1.0, 0.2, 0.4], [0.2, 1.0, 0.6], [0.4, 0.6, 1.0]])
     torch.testing.assert_close(with_others(cka), torch.tensor([0.3, 0.4, 0.5]))
@@ -404,6 +417,9 @@ def test_three_kinds_of_updates_are_compared_and_without_lora_one(home: Path, su
     for own in found.values():
         assert bool(((own.mean >= 0) & (own.mean <= 1 + 1e-9)).all())
     assert (len(found[FULL].moved), len(found[LORA].moved)) == (20, 10)  # LoRA leaves the MLPs alone
+    for own in found.values():  # so means are over the attention
+        assert list(own.compared) == list(found[LORA].moved)
+        torch.testing.assert_close(own.mean, mean_cka({layer: own.by_layer[layer] for layer in found[LORA].moved}))
     assert list(compare(suite, None, 4, device="cpu")) == [FULL]
 
 
@@ -493,8 +509,8 @@ def test_tangent_rows_are_the_tangent_model_of_the_sum(order: Order, home: Path)
     model, total = Linearized(Encoder(own.architecture).load(own.pretrained)), direction(own, list(TASKS))
     right = {}
     with torch.no_grad():
-        for name, weight in model.change.encoder.tower.named_parameters():
-            weight.copy_(total[name])
+        for name, weight in model.moved.encoder.tower.named_parameters():
+            weight.add_(total[name])
         for task in own.tasks:
             split = task.splits["test"]
             chosen = task.logits(model(own.normalise(split.pixels))).argmax(-1)
@@ -645,6 +661,8 @@ def test_figures_count_where_their_suites_are_not_here(odd_folder: Path, tmp_pat
     text = files[0].read_text(encoding="utf-8")
     assert f"Measured: {len(figures)} measurements on yesterday by commit abc." in text
     claims = text.split("## Claims of the lecture")[1].split("##")[0]
+    rows = [line.split("|") for line in claims.splitlines() if "(CKA" in line]
+    assert {(row[5].strip(), row[6].strip()) for row in rows} == {("2", "0")}  # two seeds, no image of `test`
     assert "| seeds |" in claims
     assert claims.index("such are built by") < claims.index("--seed 1") < claims.index("Not built")
 

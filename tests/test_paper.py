@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 from dataclasses import asdict, replace
 from math import atan, pi, sqrt
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+import torch
+import yaml
 
 from intervmerge.bases.merged import merge
 from intervmerge.cli.main import main
@@ -25,7 +29,7 @@ from intervmerge.paper.lecture.claims import CLAIMS as SLIDE_CLAIMS
 from intervmerge.paper.lecture.standing import Standing
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order, rule_of, shipped
-from intervmerge.paper.points import Training, fewest, limited, point
+from intervmerge.paper.points import Training, fewest, known_point, limited, point, shared
 from intervmerge.paper.tables.measured import CUT, Measured, Run, is_point, points_of
 from intervmerge.paper.tables.published import TABLES
 from intervmerge.paper.tables.rows import Published, Row
@@ -205,9 +209,29 @@ def test_what_no_seed_changes_stands_beside_every_seed() -> None:
 
 
 def test_an_outcome_names_the_images_that_it_was_measured_on() -> None:
-    own = outcome(Claim("a is better", Group((A,)), Group((BARE,))), lambda row: FOUND[row.words])
+    own = outcome(Claim("a is better", Group((A,)), Group((BARE,))), lambda row: FOUND[row.words], blocks=5)
     assert own.test_images == 20
     assert own.verdict.difference == pytest.approx(0.25)
+
+
+def test_what_names_blocks_by_number_is_said_of_towers_of_so_many_alone() -> None:
+    claim = Claim("a is better", Group((A,)), Group((BARE,)), blocks=12)
+    assert outcome(claim, lambda row: FOUND[row.words], blocks=12).verdict.difference == pytest.approx(0.25)
+    other = outcome(claim, lambda row: FOUND[row.words], blocks=24)
+    assert (other.verdict.words, other.verdict.seeds, other.test_images) == (OPEN, 0, 0)
+
+
+def test_of_pairs_the_error_is_the_jackknifes_which_leaves_out_one_with_all_its_pairs() -> None:
+    pairs = torch.rand(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = (pairs + pairs.mT).fill_diagonal_(0)
+    own = verdict((pairs.sum(1) / 5).tolist(), "more", pairwise=True)
+    without = []
+    for left in range(6):
+        rest = [n for n in range(6) if n != left]
+        without.append(float(pairs[rest][:, rest].sum()) / 20)
+    spread = sum((mean - fmean(without)) ** 2 for mean in without) * 5 / 6
+    assert own.error == pytest.approx(spread**0.5)
+    assert own.difference == pytest.approx(fmean(without))
 
 
 @pytest.mark.parametrize(
@@ -299,6 +323,32 @@ def test_a_share_of_the_images_is_the_interventions_own_and_leaves_the_base_as_i
     few, all_images = (point(order, Training(base, None, TrainingConfig(steps=2), n, 0)) for n in (4, 32))
     assert (few.validation, few.test) == (all_images.validation, all_images.test)
     assert point(order, Training(base, {"rank": 1}, TrainingConfig(steps=2), 4, 0)).test != few.test
+
+
+def test_a_share_is_of_each_tasks_own_images(odd: Suite) -> None:
+    few = limited(odd, {task.name: 10 + number for number, task in enumerate(odd.tasks)})
+    assert shared(odd, 0.5) == max(1, round(0.5 * fewest(odd)))  # as many of each: one number
+    assert shared(few, 1.0) == {task.name: 10 + number for number, task in enumerate(odd.tasks)}
+    halves = limited(few, shared(few, 0.5))
+    assert [len(task.splits["adapt"]) for task in halves.tasks] == [5, 6, 6]
+    assert shared(few, 0.01) == 1
+
+
+def test_points_of_other_teachers_or_tasks_are_other_points(odd_folder: Path, tmp_path: Path) -> None:
+    order = Order(str(odd_folder), tmp_path / "out", seeds=1, device="cpu")
+    bare = Training({"rule": "ties_sum", "scaling": 0.3}, None, order.training, 20, 0)
+    made = point(order, bare)
+    for name, (key, value) in {"tangent": ("finetuned_by", "linearized"), "named": ("tasks", None)}.items():
+        shutil.copytree(odd_folder, tmp_path / name)
+        file = tmp_path / name / "suite.yaml"
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if key == "tasks":
+            values["tasks"][0]["name"] = "scarlet"
+        else:
+            values[key] = value
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        assert known_point(replace(order, place=str(tmp_path / name)), bare) is None
+    assert known_point(order, bare) == made
 
 
 def test_a_point_whose_coefficients_are_learned_is_another_point_made_once(odd_folder: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 KnOTS writes the updates of a matrix side by side as U diag(σ) [V_1ᵀ ... V_Tᵀ], arXiv:2410.19735 section 4. Linear CKA
 is invariant to rotation, so the updates *in the shared directions*, diag(σ) V_tᵀ = Uᵀ τ_t, are just as alike as the
-updates are: a rotation of outputs cannot raise it. What differs is V_tᵀ, which KnOTS merges: all shared directions
-count the same there, whatever weight they have. That is what is shown; what the paper's figure shows it does not say.
+updates are: a rotation of outputs cannot raise it. What differs is V_tᵀ, of q, k and v apart, as they are merged: all
+shared directions count the same there, whatever weight they have. That is what is shown; what the paper's figure shows
+it does not say.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from intervmerge.engines.batches import shuffled
 from intervmerge.machine import find_device
 from intervmerge.merging import State
 from intervmerge.merging.lora.knots import Seen, shared_directions
+from intervmerge.merging.lora.low_rank import LowRankVector, at_places, places
 from intervmerge.suites.suite import Suite
 
 
@@ -33,16 +35,33 @@ def in_shared_directions(
         layers: names of matrices.
         weighted: with σ.
     """
-    shared = {layer: shared_directions(layer, task_vectors) for layer in layers}
-    first = next(iter(task_vectors.values()))
-    shapes = {layer: first[layer].shape for layer in layers}
-    seen = {task: dict(Seen(vector, shapes, shared)) for task, vector in task_vectors.items()}
-    if weighted:
-        return seen
-    lengths = {
-        layer: torch.stack([own[layer].square().sum(1) for own in seen.values()]).sum(0).sqrt() for layer in layers
+    moved, parts = _parts(task_vectors, layers)
+    first = next(iter(moved.values()))
+    names = [name for own in parts.values() for name in own]
+    shared = {name: shared_directions(name, moved) for name in names}
+    seen = {task: dict(Seen(own, {name: first[name].shape for name in names}, shared)) for task, own in moved.items()}
+    if not weighted:
+        for name in names:
+            lengths = torch.stack([own[name].square().sum(1) for own in seen.values()]).sum(0).sqrt()
+            for own in seen.values():
+                own[name] = own[name] / lengths[:, None]
+    whole = next(iter(task_vectors.values()))
+    return {
+        task: {layer: torch.cat([whole[layer][:0], *(own[name] for name in parts[layer])]) for layer in layers}
+        for task, own in seen.items()
     }
-    return {task: {layer: own[layer] / lengths[layer][:, None] for layer in layers} for task, own in seen.items()}
+
+
+def _parts(
+    task_vectors: Mapping[str, State], layers: Collection[str]
+) -> tuple[Mapping[str, State], dict[str, list[str]]]:
+    """What KnOTS merges apart, q, k and v of low-rank task vectors: task vectors by part, and parts by layer."""
+    low_rank = {task: vector for task, vector in task_vectors.items() if isinstance(vector, LowRankVector)}
+    if low_rank.keys() < task_vectors.keys():
+        return task_vectors, {layer: [layer] for layer in layers}
+    where = places(low_rank)
+    parts = {layer: [name for name, place in where.items() if place.layer == layer] for layer in layers}
+    return {task: at_places(vector, where) for task, vector in low_rank.items()}, parts
 
 
 def with_others(cka: Tensor) -> Tensor:
@@ -56,15 +75,17 @@ class Alike:
 
     by_layer: Mapping[str, Tensor]
     """[tasks, tasks]; NaN where a task leaves a layer alone."""
+    compared: Collection[str]
+    """The layers that means are over: those that every task moves by every kind that it is compared with."""
 
     @property
     def mean(self) -> Tensor:
-        """Over layers that every task moves [tasks, tasks]."""
-        return mean_cka(self.by_layer)
+        """Over the layers that are compared [tasks, tasks]; NaN if there is none."""
+        return mean_cka({layer: self.by_layer[layer] for layer in self.compared} or self.by_layer)
 
     @property
     def moved(self) -> dict[str, Tensor]:
-        """Those layers."""
+        """Layers that every task moves."""
         return {layer: cka for layer, cka in self.by_layer.items() if bool(cka.isfinite().all())}
 
 
@@ -74,7 +95,7 @@ FULL, LORA, KNOTS = "full fine-tuning", "LoRA", "LoRA, directions of KnOTS"
 def compare(
     suite: Suite, adapted: Suite | None, images: int, estimator: str = "biased", device: str = "auto"
 ) -> dict[str, Alike]:
-    """CKA of the three kinds of updates, by kind.
+    """CKA of the three kinds of updates, by kind; means are over the layers that all of them move.
 
     Args:
         suite: of full fine-tuning.
@@ -87,12 +108,11 @@ def compare(
     pixels = torch.cat([task.splits["adapt"].pixels[shuffled(task.name, len(task.splits["adapt"]), images)]
                         for task in suite.tasks])  # fmt: skip
 
-    def alike(vectors: Mapping[str, State]) -> Alike:
-        return Alike(update_cka(suite, pixels, vectors, estimator=estimator, device=where))
-
-    found = {FULL: alike({task.name: task.task_vector for task in suite.tasks})}
-    if adapted is None:
-        return found
-    vectors = {task.name: task.task_vector for task in adapted.tasks}
+    kinds: dict[str, Mapping[str, State]] = {FULL: {task.name: task.task_vector for task in suite.tasks}}
     layers = [block_name(block, weight) for block in range(suite.architecture.blocks) for weight, _ in LINEARS.values()]
-    return {**found, LORA: alike(vectors), KNOTS: alike(in_shared_directions(vectors, layers))}
+    if adapted is not None:
+        vectors = {task.name: task.task_vector for task in adapted.tasks}
+        kinds |= {LORA: vectors, KNOTS: in_shared_directions(vectors, layers)}
+    found = {kind: update_cka(suite, pixels, own, estimator=estimator, device=where) for kind, own in kinds.items()}
+    common = [layer for layer in layers if all(bool(own[layer].isfinite().all()) for own in found.values())]
+    return {kind: Alike(own, common) for kind, own in found.items()}

@@ -33,12 +33,15 @@ from intervmerge.trial.coefficients import CoefficientsConfig, learn_together
 from intervmerge.trial.config import TrainingConfig, TrialConfig
 from intervmerge.trial.run import run_trial
 
+Images = int | Mapping[str, int]
+"""Of each task, at most, to adapt on; by task where they differ."""
+
 
 @dataclass(frozen=True)
 class Point:
     """A base, or a base with interventions, made with so many images a task."""
 
-    images: int
+    images: Images
     seed: int
     extra_params: int
     seconds: float
@@ -50,15 +53,28 @@ class Point:
 _POINTS = TypeAdapter(Point)
 
 
-def limited(suite: Suite, images: int) -> Suite:
+def limited(suite: Suite, images: Images) -> Suite:
     """The suite with so many images of each task to adapt on, at most: the first in the order of training."""
 
     def cut(task: Task) -> Task:
         adapt = task.splits["adapt"]
-        kept = shuffled(task.name, len(adapt), images).sort().values
+        most = images if isinstance(images, int) else images[task.name]
+        kept = shuffled(task.name, len(adapt), most).sort().values
         return replace(task, splits={**task.splits, "adapt": Split(adapt.pixels[kept], None)})
 
     return replace(suite, tasks=tuple(cut(task) for task in suite.tasks))
+
+
+def shared(suite: Suite, share: float) -> Images:
+    """A share, above 0 to 1, of the images of each task to adapt on, one at least."""
+    found = {task.name: max(1, round(share * len(task.splits["adapt"]))) for task in suite.tasks}
+    return found if len(set(found.values())) > 1 else next(iter(found.values()))
+
+
+def fitting(order: Order, intervention: Mapping[str, Any]) -> dict[str, Any]:
+    """The same intervention, of a rank that the suite's tower has."""
+    shape = order.suite.architecture
+    return {**intervention, "rank": min(intervention["rank"], shape.width // 2, shape.features // 2)}
 
 
 def fewest(suite: Suite) -> int:
@@ -74,7 +90,7 @@ class Training:
     intervention: Mapping[str, Any] | None
     """Settings of InterventionConfig; None is the bare base."""
     training: TrainingConfig
-    images: int
+    images: Images
     seed: int
     coefficients: CoefficientsConfig | None = None
     """Learned together with the interventions; then the base is theirs. None is the base as it is."""
@@ -82,16 +98,18 @@ class Training:
     def path(self, order: Order) -> Path:
         """Where it is kept: named by all that decides it."""
         parts = (of if isinstance(of, str | None) else dict(of) for of in (self.base, self.intervention))
-        rest = [asdict(self.training), self.images, self.seed]
+        images = self.images if isinstance(self.images, int) else dict(self.images)
+        rest = [asdict(self.training), images, self.seed]
         rest += [] if self.coefficients is None else [asdict(self.coefficients)]
-        text = json.dumps([order.suite.fingerprint, *parts, *rest], sort_keys=True)
+        text = json.dumps([order.suite.identity, *parts, *rest], sort_keys=True)
         return order.folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def known_point(order: Order, of: Training) -> Point | None:
-    """A point that was made; None of one that was not."""
+    """A point that was made, of tasks of these names; None of one that was not."""
     path = of.path(order)
-    return _POINTS.validate_json(path.read_bytes()) if path.is_file() else None
+    found = _POINTS.validate_json(path.read_bytes()) if path.is_file() else None
+    return found if found and sorted(found.test) == sorted(order.suite.task_names) else None
 
 
 def point(order: Order, of: Training) -> Point:
@@ -143,7 +161,8 @@ def _made(order: Order, of: Training) -> Point:
 
 def _config(of: Training) -> TrialConfig:
     intervention = read_settings(InterventionConfig, of.intervention or {}, "intervention")
-    training = replace(of.training, batch=min(of.training.batch, of.images))
+    images = of.images if isinstance(of.images, int) else min(of.images.values())
+    training = replace(of.training, batch=min(of.training.batch, images))
     return TrialConfig(intervention=intervention, training=training, seed=of.seed)
 
 

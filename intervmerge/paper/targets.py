@@ -19,6 +19,7 @@ from intervmerge.paper.tables.grids import Grids
 from intervmerge.paper.tables.making import Made, make_tables, train
 from intervmerge.paper.tables.published import METHODS, TABLES
 from intervmerge.search.watch import Watcher
+from intervmerge.suites.teachers.own import network
 
 Target = Callable[[Order, Watcher], Made]
 FIGURES: Mapping[str, tuple[str, Callable[[Order], Picture]]] = MappingProxyType(
@@ -32,6 +33,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Order], Picture]]] = MappingProxyType
     }
 )
 """To what must be made first, a table, or a grid with its first seed alone, and what draws the figure."""
+OF_BLOCKS = ("figure4", "figure5")
+"""Figures that look at the blocks of tasks' own models; tangent models have none."""
 
 
 def _table(name: str, order: Order, watch: Watcher) -> Made:
@@ -39,6 +42,8 @@ def _table(name: str, order: Order, watch: Watcher) -> Made:
 
 
 def _figure(name: str, order: Order, watch: Watcher) -> Made:
+    if name in OF_BLOCKS:
+        network(order.suite, order.suite.tasks[0])  # refused before anything is trained
     needed, draw = FIGURES[name]
     whole = True
     if needed in TABLES:
@@ -68,7 +73,10 @@ def _results(order: Order, watch: Watcher) -> Made:
 
 def _all(order: Order, watch: Watcher) -> Made:
     made = make_tables(list(TABLES), order, watch)
-    rest = [TARGETS[name](order, watch) for name in (*FIGURES, "few_images", "slides") if not order.is_over]
+    figures = [name for name in FIGURES if not (order.suite.is_tangent and name in OF_BLOCKS)]
+    if len(figures) < len(FIGURES):
+        watch.phase(f"{' and '.join(OF_BLOCKS)} look at blocks, which tangent models have none of: left out")
+    rest = [TARGETS[name](order, watch) for name in (*figures, "few_images", "slides") if not order.is_over]
     files = [path for own in (made, *rest, _results(order, watch)) for path in own.files]
     return Made(files, (), all(own.whole for own in (made, *rest)) and not order.is_over)
 

@@ -139,6 +139,11 @@ class Suite:
             digest.update(self.hashes[path].encode())
         return digest.hexdigest()[:16]
 
+    @property
+    def identity(self) -> str:
+        """Its fingerprint, and whether tangent models teach: they are others than the networks of the same files."""
+        return f"{self.fingerprint}{' tangent' if self.is_tangent else ''}"
+
     def teacher(self, task: str) -> str:
         """Hash of what decides a teacher's features of given images: its architecture, normalisation and weights."""
         file = self.file.tasks[self.task_names.index(self.task(task).name)]

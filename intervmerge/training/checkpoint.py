@@ -61,10 +61,10 @@ class Checkpoint:
             got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise CheckpointError(self.path, got, "a training is put aside here", refusal) from error
         own = json.loads(json.dumps(self.identity))
-        if other := [f"{key} {identity.get(key)!r}" for key in own if identity.get(key) != own[key]]:
-            wanted = ", ".join(f"{key} {own[key]!r}" for key in own if identity.get(key) != own[key])
+        if other := [key for key in {**identity, **own} if identity.get(key) != own.get(key)]:
+            got, wanted = (", ".join(f"{key} {of.get(key)!r}" for key in other) for of in (identity, own))
             rule = f"a training with {wanted} would not go on from it"
-            raise CheckpointError(self.path, f"a training with {', '.join(other)}", rule, refusal)
+            raise CheckpointError(self.path, f"a training with {got}", rule, refusal)
         with torch.no_grad():
             for name, weight in trained(model).items():
                 weight.copy_(kept["weights"][name])

@@ -136,10 +136,15 @@ def training_of(
     Raises:
         ConfigError: a method that is none, or a setting that it does not know.
     """
-    chosen = read_settings(lookup(METHODS, method, "method").options, options or {}, method)
+    row = lookup(METHODS, method, "method")
+    chosen = read_settings(row.options, options or {}, method)
     said = {"tasks": list(tasks), "method": method, **asdict(chosen), **asdict(recipe), "seed": seed}
     turned = [name for name in tasks if name in mirrored]
-    return {**said, "mirrored": turned} if turned else said
+    return {
+        **said,
+        **({"mirrored": turned} if turned else {}),
+        **({"revision": row.revision} if row.revision > 1 else {}),
+    }
 
 
 def is_finetuned(path: Path, suite: Suite, training: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ def run(chosen: argparse.Namespace) -> int:
     found = compare(suite, adapted, chosen.images, chosen.estimator, chosen.device)
     means = {kind: own.mean.tolist() for kind, own in found.items()}
     for kind, own in found.items():
-        pairs = f"mean over pairs of tasks {float(with_others(own.mean).mean()):.3f}, over {len(own.moved)} layers"
+        pairs = f"mean over pairs of tasks {float(with_others(own.mean).mean()):.3f}, over {len(own.compared)} layers"
         print_matrix(f"{suite.name}, {kind}: CKA of updates ({pairs})", "", suite.task_names, means[kind])
     for kind, command in missing.items():
         Terminal().say(f"{kind}: not built; {command}")

@@ -69,8 +69,10 @@ def differences(first: Mapping[int | None, float], second: Mapping[int | None, f
     return [own - other for own, other in pairs if own is not None and other is not None]
 
 
-def outcome(claim: Claim, measure: Measure) -> Outcome:
-    """Hold a claim against what was measured."""
+def outcome(claim: Claim, measure: Measure, blocks: int) -> Outcome:
+    """Hold a claim against what was measured on a tower of so many blocks."""
+    if claim.blocks not in (None, blocks):
+        return Outcome(claim, verdict([], claim.direction), 0)
     found = differences(by_seed(claim.first, measure), by_seed(claim.second, measure))
     runs = [run for row in (*claim.first.rows, *claim.second.rows) for run in measure(row).runs]
     images = sum(score.total for score in runs[0].test.values()) if runs else 0

@@ -41,7 +41,7 @@ def line(claim: str, own: Verdict, test_images: int, source: str, suite: str) ->
 def results(order: Order, occasion: Occasion, at: Standing) -> str:
     """All claims and tables as Markdown, as far as they were made."""
     reader = Reader(order)
-    found = [outcome(claim, reader.row) for claim in CLAIMS]
+    found = [outcome(claim, reader.row, order.suite.architecture.blocks) for claim in CLAIMS]
     tables = [markdown(name, table, order, reader.table(table)) for name, table in TABLES.items()]
     head = _head(order, occasion, reader.steps)
     lecture = slides.markdown(order, at)
@@ -81,12 +81,13 @@ def _chance(found: Sequence[Verdict], replicates: str = "seeds") -> str:
 
 def _slides(order: Order, at: Standing) -> str:
     """The lecture's claims; of one seed of fine-tuning tasks are the replicates."""
-    known, images = list(at.known.values()), sum(len(task.splits["test"]) for task in order.suite.tasks)
+    known, tests = list(at.known.values()), [len(task.splits["test"]) for task in order.suite.tasks]
     one, found = len(known) == 1, [held(claim, known) for claim in SLIDE_CLAIMS]
     names = [name.replace("seeds", "tasks") for name in COLUMNS] if one else COLUMNS
     lines = ["## Claims of the lecture", "", *_columns(names)]
     for claim, own in zip(SLIDE_CLAIMS, found, strict=True):
-        cells = line(claim.words, own, images if own.seeds else 0, claim.source, order.suite.name)
+        most = [images if claim.test_images is None else min(images, claim.test_images) for images in tests]
+        cells = line(claim.words, own, sum(most) if own.seeds else 0, claim.source, order.suite.name)
         lines.append(f"| {' | '.join(cells)} |")
     rule = (
         "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed."

@@ -58,17 +58,22 @@ DIRECTIONS: Mapping[str, Callable[[float, float], str]] = MappingProxyType({"mor
 """What is claimed of a difference, to the words of its mean and standard error: that it is above 0, or within CLOSE."""
 
 
-def verdict(differences: Sequence[float], direction: str) -> Verdict:
+def verdict(differences: Sequence[float], direction: str, *, pairwise: bool = False) -> Verdict:
     """What came of a claim.
 
     Args:
         differences: of accuracy, the first group's less the second's, one a seed.
         direction: a row of DIRECTIONS.
+        pairwise: whether each is the mean of a figure with every other, so that every pair is in two of them; then the
+            error is that of the jackknife, which leaves out one with all its pairs.
     """
     if not differences:
         return Verdict(OPEN)
     mean = fmean(differences)
     if len(differences) < 2:  # of one seed no spread is known
         return Verdict(OPEN, mean, None, 1)
-    error = stdev(differences) / sqrt(len(differences))
-    return Verdict(DIRECTIONS[direction](mean, error), mean, error, len(differences))
+    count = len(differences)
+    if pairwise and count < 3:  # without one of two there is no pair
+        return Verdict(OPEN, mean, None, 1)
+    error = stdev(differences) / sqrt(count) * (2 * (count - 1) / (count - 2) if pairwise else 1)
+    return Verdict(DIRECTIONS[direction](mean, error), mean, error, count)

@@ -11,7 +11,7 @@ from typing import Any
 from intervmerge.paper.figures.of_tables import ACCURACY
 from intervmerge.paper.figures.pictures import Panel, Picture, Series
 from intervmerge.paper.order import Order
-from intervmerge.paper.points import Point, Training, fewest, known_point, make_points
+from intervmerge.paper.points import Point, Training, fewest, fitting, known_point, make_points
 from intervmerge.records.scores import accuracy
 from intervmerge.search.watch import Watcher
 
@@ -58,7 +58,7 @@ def few_images(order: Order, watch: Watcher) -> Picture:
             bare = Training(own.base(count), None, training, count if own.reads else counts[-1], 0)
             wanted.setdefault(own.words, []).append([bare])
             for repair in own.repairs:
-                chosen = _fitting(order, REPAIRS[repair])
+                chosen = fitting(order, REPAIRS[repair])
                 again = [Training(own.base(count), chosen, training, count, seed) for seed in range(order.seeds)]
                 wanted.setdefault(f"{own.words} + {repair}", []).append(again)
     make_points(order, [of for line in wanted.values() for at in line for of in at], "few images", watch)
@@ -75,12 +75,6 @@ def few_images(order: Order, watch: Watcher) -> Picture:
         f"{READ} images a task; seconds are this machine's.{order.note}"
     )
     return Picture("Few images, few seconds", text, across)
-
-
-def _fitting(order: Order, repair: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a rank that the suite's tower has."""
-    shape = order.suite.architecture
-    return {**repair, "rank": min(repair["rank"], shape.width // 2, shape.features // 2)}
 
 
 def _known(order: Order, wanted: Sequence[Training]) -> list[Point]:

@@ -13,6 +13,7 @@ from intervmerge.analysis.models import Model, student, teacher
 from intervmerge.analysis.representations import bias_by_block, features_of, on_plane, principal_plane
 from intervmerge.analysis.stitching import stitched_accuracy
 from intervmerge.bases.by_images import make
+from intervmerge.engines.batches import shuffled
 from intervmerge.engines.caches import NO_CACHES
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions
@@ -78,7 +79,8 @@ def representations(order: Order, bench: Bench, given: Mapping[str, Intervention
     for task in order.suite.tasks[:TASKS]:
         split = task.splits["test"]
         assert split.labels is not None
-        few = (split.labels < CLASSES).nonzero().flatten()[:SHOWN]
+        shown = (split.labels < CLASSES).nonzero().flatten()
+        few = shown[shuffled(task.name, len(shown), SHOWN)]  # files may stand in the order of classes
         labels, plane = split.labels[few], None
         for name, own in models(bench, given, task).items():
             features = features_of(order.suite, own, split.pixels[few])
@@ -104,7 +106,8 @@ def stitched_networks(order: Order, bench: Bench, given: Mapping[str, Interventi
     for task in suite.tasks:
         split = task.splits["test"]
         assert split.labels is not None
-        pixels, labels = split.pixels[:SHOWN], split.labels[:SHOWN]
+        few = shuffled(task.name, len(split), SHOWN)
+        pixels, labels = split.pixels[few], split.labels[few]
         known = models(bench, given, task)
         for name in given:
             pair = known[name], known[INDIVIDUAL]

@@ -15,6 +15,8 @@ NEGATED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """λ that negation tries here."""
 IMAGES = 16
 """Of `adapt` of each task, whose CKA is compared."""
+INTERFERING = 500
+"""Of `test` of each task, at most, on which tau-Jp and accuracy lost are compared."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Question:
     method: str = ""
     beside: bool = False
     """Whether the suite's own models are read too."""
+    how: str = ""
+    """In words, once it is measured otherwise than it was: what was measured before does not count."""
 
 
 def forgotten(stage: Stage) -> Found:
@@ -39,7 +43,7 @@ def forgotten(stage: Stage) -> Found:
 
 def told(stage: Stage) -> Found:
     """On each task's images, the rank correlation over the other tasks of tau-Jp and accuracy lost; 0 where none is."""
-    found = interference(stage.suite, "test", device=stage.device)
+    found = interference(stage.suite, "test", INTERFERING, stage.device)
     rows = ((off_diagonal(own, row) for own in (found.change, found.lost[NETWORK])) for row in range(len(found.tasks)))
     return Found({task: rank_correlation(*row) or 0.0 for task, row in zip(found.tasks, rows, strict=True)})
 
@@ -59,8 +63,12 @@ ASKED: Mapping[str, Question] = MappingProxyType(
     {
         "negation": Question(forgotten),
         "tau-Jp tells": Question(told),
-        "full above LoRA": Question(alike(FULL, LORA), "lora", beside=True),
-        "KnOTS above LoRA": Question(alike(KNOTS, LORA), "lora", beside=True),
+        "full above LoRA": Question(
+            alike(FULL, LORA), "lora", beside=True, how="over the same layers; KnOTS sees q, k and v apart"
+        ),
+        "KnOTS above LoRA": Question(
+            alike(KNOTS, LORA), "lora", beside=True, how="over the same layers; KnOTS sees q, k and v apart"
+        ),
     }
 )
 """By what a claim calls it."""

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import Verdict, verdict
+from intervmerge.paper.lecture.asking import INTERFERING
 from intervmerge.paper.lecture.measuring import Found
 
 AT_ONE, SEARCHED, REPAIRED = "as_it_is", "searched", "repaired"
@@ -25,6 +26,10 @@ class SlideClaim:
     """A row of DIRECTIONS."""
     source: str = "the slides"
     """Whose claim it is."""
+    pairwise: bool = False
+    """Whether a task's number is the mean of its pairs with every other task."""
+    test_images: int | None = None
+    """Of `test` of each task, at most, that it rests on; None are all."""
 
 
 def less(first: tuple[str, str], second: tuple[str, str]) -> Callable[[Known], Sequence[float]]:
@@ -77,9 +82,12 @@ CLAIMS: tuple[SlideClaim, ...] = (
     SlideClaim("tau-Jp needs no search: λ = 1 and a searched λ are close",
                less(("tau-Jp", SEARCHED), ("tau-Jp", AT_ONE)), "close"),
     SlideClaim("one model trained on all tasks beats AdaMerging", less(("multi-task", AT_ONE), ("adamerging", AT_ONE))),
-    SlideClaim("tau-Jp tells who loses when a task is added (rank correlation, in hundredths)", asked("tau-Jp tells")),
-    SlideClaim("updates of full fine-tuning are more alike than LoRA's (CKA, in hundredths)", asked("full above LoRA")),
-    SlideClaim("seen by KnOTS, LoRA's updates are more alike (CKA, in hundredths)", asked("KnOTS above LoRA")),
+    SlideClaim("tau-Jp tells who loses when a task is added (rank correlation, in hundredths)", asked("tau-Jp tells"),
+               test_images=INTERFERING),
+    SlideClaim("updates of full fine-tuning are more alike than LoRA's (CKA, in hundredths)", asked("full above LoRA"),
+               pairwise=True, test_images=0),
+    SlideClaim("seen by KnOTS, LoRA's updates are more alike (CKA, in hundredths)", asked("KnOTS above LoRA"),
+               pairwise=True, test_images=0),
     SlideClaim("on LoRA KnOTS-TIES beats TIES", less(("lora knots", SEARCHED), ("lora ties", SEARCHED))),
     SlideClaim("interventions of rank 1 repair what is merged of full fine-tuning",
                less(("non-linear", REPAIRED), ("non-linear", SEARCHED)), source=OURS),
@@ -106,4 +114,6 @@ def held(claim: SlideClaim, known: Sequence[Known]) -> Verdict:
         known: of each seed of fine-tuning, also of one with which nothing is measured yet.
     """
     by_task = [claim.differences(own) for own in known]
-    return verdict(by_task[0] if len(known) == 1 else [fmean(own) for own in by_task if own], claim.direction)
+    if len(known) == 1:
+        return verdict(by_task[0], claim.direction, pairwise=claim.pairwise)
+    return verdict([fmean(own) for own in by_task if own], claim.direction)

@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from intervmerge.paper.lecture.asking import ASKED, Question
 from intervmerge.paper.lecture.rows import ROWS, SlideRow
-from intervmerge.suites.suite import Suite
 
 ENTRIES: Mapping[str, SlideRow | Question] = MappingProxyType({**ROWS, **ASKED})
 SAME = "standard"
@@ -34,11 +33,3 @@ def is_fixed(key: str) -> bool:
 def entries(seed: int) -> list[str]:
     """What is measured with the models of a seed of fine-tuning; what no seed changes, with the first."""
     return [key for key in ENTRIES if seed == 0 or not is_fixed(key)]
-
-
-def print_of(suite: Suite) -> str:
-    """A suite's fingerprint; tangent models are other teachers than networks of the same files."""
-    return f"{suite.fingerprint}{TANGENT if suite.is_tangent else ''}"
-
-
-TANGENT = " tangent"

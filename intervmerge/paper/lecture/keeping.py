@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed, print_of
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed
 from intervmerge.paper.lecture.kept import Figure, add_figures
 from intervmerge.paper.lecture.measuring import Stage
 from intervmerge.paper.lecture.standing import Standing, adamerging, settings, suite_of
@@ -37,5 +37,5 @@ def _figure(order: Order, key: str, seed: int, now: Occasion) -> Figure:
     suites = {method: suite for method in needed(key) if (suite := suite_of(order, method, seed))}
     own = suites[method_of(key)]
     found = ENTRIES[key].measure(Stage(own, suites.get(SAME, own), order.device, order.training, adamerging(order)))
-    prints = {method: print_of(suite) for method, suite in suites.items()}
-    return Figure(key, seed, print_of(order.suite), prints, settings(order, key), found, now)
+    prints = {method: suite.identity for method, suite in suites.items()}
+    return Figure(key, seed, order.suite.identity, prints, settings(order, key), found, now)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from intervmerge.errors import ConfigError
 from intervmerge.files import locked, write_whole
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, TANGENT, method_of, needed
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed
 from intervmerge.paper.lecture.measuring import PROTOCOL, Found
 from intervmerge.paper.occasion import Occasion
 
@@ -125,7 +125,7 @@ def _older(kept: _Older) -> list[Figure]:
     found = []
     for entry, on in kept.suites.items():
         if entry in ENTRIES and entry in kept.found and (of := _MEASURED_ON.fullmatch(on)):
-            prints = {SAME: of["suite"], method_of(entry): f"{of['own']}{TANGENT if of['tangent'] else ''}"}
+            prints = {SAME: of["suite"], method_of(entry): f"{of['own']}{' tangent' if of['tangent'] else ''}"}
             suites = {method: prints[method] for method in needed(entry)}
             settings = settings_of(int(of["steps"]), protocol=1)
             found.append(Figure(entry, 0, of["suite"], suites, settings, kept.found[entry]))

@@ -36,6 +36,8 @@ class SlideRow:
     """A row of METHODS of training."""
     fixed: bool = False
     """Whether no seed of fine-tuning changes it."""
+    how: str = ""
+    """In words, once it is measured otherwise than it was: what was measured before does not count."""
 
 
 # fmt: off

@@ -14,7 +14,7 @@ from typing import Any
 
 from intervmerge.analysis.siblings import how_to_build, sibling
 from intervmerge.errors import SuiteError
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed, print_of
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed
 from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of, union
 from intervmerge.paper.lecture.measuring import Found, ada_merging
 from intervmerge.paper.occasion import Occasion
@@ -95,7 +95,7 @@ class Standing:
 
     def _print(self, method: str, seed: int) -> str | None:
         suite = self.suites[seed][method]
-        return print_of(suite) if suite else None
+        return suite.identity if suite else None
 
     def _is_here(self, figure: Figure) -> bool:
         """Whether all that it was measured on could be measured now, be it the same or not."""
@@ -110,7 +110,7 @@ class Standing:
         return (
             figure.seed in self.suites
             and figure.entry in entries(figure.seed)
-            and (figure.suite, figure.settings) == (print_of(self._order.suite), settings(self._order, figure.entry))
+            and (figure.suite, figure.settings) == (self._order.suite.identity, settings(self._order, figure.entry))
             and figure.suites.keys() == set(needed(figure.entry))
             and all(sorted(own) == sorted(tasks) for own in known)
             and all(self._print(method, figure.seed) in (None, on) for method, on in figure.suites.items())
@@ -127,12 +127,12 @@ class Standing:
         for seed, suites in self.suites.items():
             for method, suite in suites.items():
                 others = {prints.get((method, other)): other for other in range(seed)}
-                if suite and (own := print_of(suite)) in others:
+                if suite and (own := suite.identity) in others:
                     got, rule = f"the models of seed {others[own]}", "models of another seed are others"
                     raise SuiteError(suite.folder, got, rule, f"that folder removed, and {self._how(method, seed)}")
                 seen = [of.suites[method] for of in fitting if of.seed == seed and method in of.suites]
                 last = [fingerprint for fingerprint in seen if fingerprint not in others][-1:]
-                for fingerprint in [print_of(suite)] if suite else last:
+                for fingerprint in [suite.identity] if suite else last:
                     prints[method, seed] = fingerprint
         return {
             (figure.entry, figure.seed): figure
@@ -173,8 +173,10 @@ def adamerging(order: Order) -> Mapping[str, Any]:
 
 def settings(order: Order, key: str) -> str:
     """What decides the figures of an entry beside suites."""
-    own = adamerging(order) if ENTRIES[key].measure is ada_merging else {}
-    return settings_of(order.training.steps, ", ".join(f"{name} {value}" for name, value in sorted(own.items())))
+    entry = ENTRIES[key]
+    learned = adamerging(order) if entry.measure is ada_merging else {}
+    words = [entry.how, *(f"{name} {value}" for name, value in sorted(learned.items()))]
+    return settings_of(order.training.steps, ", ".join(filter(None, words)))
 
 
 def suite_of(order: Order, method: str, seed: int) -> Suite | None:

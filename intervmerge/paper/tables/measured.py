@@ -9,7 +9,7 @@ from functools import cache
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import InterventionConfig, Placement, extra_params, fit
 from intervmerge.paper.order import Order
-from intervmerge.paper.points import Training, fewest, known_point
+from intervmerge.paper.points import Training, fitting, known_point, shared
 from intervmerge.paper.tables.rows import MERGED, Row, Table
 from intervmerge.records.record import Record
 from intervmerge.records.scores import Scores, accuracy
@@ -138,10 +138,10 @@ def training_of(order: Order, row: Row, seed: int) -> Training:
     """What trains a row on its share of the images, perhaps together with coefficients."""
     space = order.space(row.grid)
     known = {name: getattr(space.training, name) for name in ("steps", "learning_rate")}
-    images = max(1, round(row.share * fewest(order.suite)))
     coefficients = None if row.coefficients is None else CoefficientsConfig(**row.coefficients)
     base, training = order.bases(row.grid)[row.base], TrainingConfig(**known)
-    return Training(base, row.intervention, training, images, seed, coefficients)
+    intervention = None if row.intervention is None else fitting(order, row.intervention)
+    return Training(base, intervention, training, shared(order.suite, row.share), seed, coefficients)
 
 
 def points_of(order: Order, table: Table) -> list[Training]:

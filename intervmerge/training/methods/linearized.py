@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-import torch
 from torch import Tensor
 
 from intervmerge.suites.encoder import Encoder
@@ -13,7 +12,8 @@ from intervmerge.training.methods.student import Student, Whole
 
 
 class Linearized(Student):
-    """Linear in τ, which is trained from 0; its state is θ0 + τ.
+    """Linear in τ, which is trained as its state, θ0 + τ: weights decay towards 0, as in the source and in other ways
+    to fine-tune, and not towards θ0.
 
     As a whole network that state is another model than the tangent one, which is what was trained.
     """
@@ -21,10 +21,13 @@ class Linearized(Student):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.start = Whole(encoder).requires_grad_(False)
-        self.change = deepcopy(self.start).requires_grad_(True)
-        with torch.no_grad():
-            for weight in self.change.parameters():
-                weight.zero_()
+        self.moved = deepcopy(self.start).requires_grad_(True)
+
+    @property
+    def change(self) -> dict[str, Tensor]:
+        """τ by name of the parameters."""
+        start = dict(self.start.named_parameters())
+        return {name: weight - start[name] for name, weight in self.moved.named_parameters()}
 
     def forward(self, images: Tensor) -> Tensor:
         """See Student."""
@@ -33,9 +36,8 @@ class Linearized(Student):
 
     def expansion(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """f(x; θ0) and J_θ0 f(x) τ, both [images, features]."""
-        return expansion(self.start, dict(self.change.named_parameters()), images)
+        return expansion(self.start, self.change, images)
 
     def state(self) -> dict[str, Tensor]:
         """See Student."""
-        change = self.change.state()
-        return {name: weight + change[name] for name, weight in self.start.state().items()}
+        return self.moved.state()

@@ -29,6 +29,8 @@ class Method:
     """Its own settings."""
     build: Callable[[Encoder, Any, Surroundings], Student]
     """From the pre-trained encoder, these settings, and what is around."""
+    revision: int = 1
+    """Raised with what changes the models that it trains: another one's are not taken for its own."""
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -38,12 +40,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "in the tangent space of the pre-trained model",
             NoOptions,
             lambda encoder, _, __: Linearized(encoder),
+            revision=2,  # weights decay towards 0; before, towards the pre-trained ones
         ),
         "lora": Method("low-rank updates of the attention", LoraOptions, Lora),
         "tau_jp": Method(
             "linearized, and what it changes in features of other tasks' images is kept small",
             TauJpOptions,
             TauJp,
+            revision=2,
         ),
     }
 )
