@@ -28,6 +28,8 @@ from intervmerge.engines.storages import STORAGES
 from intervmerge.interventions import FORMULAS, InterventionConfig
 from intervmerge.interventions.sites import SITES
 from intervmerge.machine import Machine
+from intervmerge.paper.order import Order
+from intervmerge.paper.points import Training
 from intervmerge.records.scores import accuracy, agreement
 from intervmerge.stores.mapped import MappedStore
 from intervmerge.study.study import load_study
@@ -251,3 +253,9 @@ def test_two_workers_share_a_gpu_and_what_is_exported_predicts_there(odd_folder:
     pixels, task = suite.tasks[0].splits["test"].pixels, suite.task_names[0]
     found, expected = (bundle.features(pixels, task) for bundle in on_both)
     assert apart(found, expected) < BF16
+
+
+def test_figures_outside_of_studies_are_not_mixed_with_those_of_a_cpu(odd_folder: Path, tmp_path: Path) -> None:
+    on_cpu, here = (Order(str(odd_folder), tmp_path, device=device) for device in ("cpu", "cuda"))
+    of = Training({"rule": "ties_sum"}, None, on_cpu.training, 20, 0)
+    assert of.path(on_cpu) != of.path(here)

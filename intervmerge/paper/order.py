@@ -60,6 +60,12 @@ class Order:
         return (self.workers or cores()) if find_device(self.device).type == "cpu" else 1
 
     @property
+    def other_device(self) -> list[str]:
+        """The kind of device, where it is none of the CPU, whose figures differ by rounding and are not mixed in."""
+        kind = find_device(self.device).type
+        return [] if kind == "cpu" else [kind]
+
+    @property
     def training(self) -> TrainingConfig:
         """How interventions are trained outside of studies."""
         return TrainingConfig() if self.steps is None else TrainingConfig(steps=self.steps)

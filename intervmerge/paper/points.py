@@ -99,8 +99,8 @@ class Training:
         """Where it is kept: named by all that decides it."""
         parts = (of if isinstance(of, str | None) else dict(of) for of in (self.base, self.intervention))
         images = self.images if isinstance(self.images, int) else dict(self.images)
-        rest = [asdict(self.training), images, self.seed]
-        rest += [] if self.coefficients is None else [asdict(self.coefficients)]
+        rest: list[Any] = [asdict(self.training), images, self.seed]
+        rest += [*([] if self.coefficients is None else [asdict(self.coefficients)]), *order.other_device]
         text = json.dumps([order.suite.identity, *parts, *rest], sort_keys=True)
         return order.folder / "points" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
