@@ -228,6 +228,15 @@ def test_who_waits_for_a_process_that_is_killed_computes_instead(tmp_path: Path)
     assert found[0]["x"][999] == 999.5
 
 
+def test_a_process_killed_before_the_last_rename_leaves_a_key_that_is_filled_again(tmp_path: Path) -> None:
+    store = MappedStore(tmp_path)
+    store.fill("key", LAYOUT, write)
+    place = the_key(tmp_path)
+    place.rename(place.with_suffix(FILLING))  # the manifest is there, the name is not yet
+    assert store.fill("key", LAYOUT, write).keys() == LAYOUT.keys()
+    assert folders(tmp_path) == [place.name]
+
+
 def test_no_file_is_left_but_keys_and_one_lock(tmp_path: Path) -> None:
     store = MappedStore(tmp_path, limit=30_000)
     for number in range(20):

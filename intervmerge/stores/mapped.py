@@ -167,8 +167,8 @@ class MappedStore:
         for place in self.folder.iterdir():
             if place.suffix == FILLING and held_by_another(place / LOCK):
                 alive.add(place)
-            elif place.is_dir() and not (place / MANIFEST).is_file():
-                shutil.rmtree(place, ignore_errors=True)
+            elif place.suffix == FILLING or (place.is_dir() and not (place / MANIFEST).is_file()):
+                shutil.rmtree(place, ignore_errors=True)  # what was killed just before it got its name, too
             elif place.suffix == f".{LOCK}":  # the first format had one a key
                 place.unlink(missing_ok=True)
         return alive
