@@ -25,6 +25,7 @@ from torch import Tensor
 from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.caches import CachedSplit, CachePlan, Caches
 from intervmerge.errors import DiskError
+from intervmerge.files import held_by_another, locked
 from intervmerge.machine import Machine
 from intervmerge.stores import mapped
 from intervmerge.stores.layered import LayeredStore
@@ -235,6 +236,14 @@ def test_a_process_killed_before_the_last_rename_leaves_a_key_that_is_filled_aga
     place.rename(place.with_suffix(FILLING))  # the manifest is there, the name is not yet
     assert store.fill("key", LAYOUT, write).keys() == LAYOUT.keys()
     assert folders(tmp_path) == [place.name]
+
+
+def test_a_lock_of_another_is_never_taken_away(tmp_path: Path) -> None:
+    """Bases that read images are made beside caches, each under a lock of its own."""
+    theirs = tmp_path / f"{'2' * 32}.lock"
+    with locked(theirs):
+        MappedStore(tmp_path).fill("key", LAYOUT, write)
+        assert held_by_another(theirs)
 
 
 def test_no_file_is_left_but_keys_and_one_lock(tmp_path: Path) -> None:

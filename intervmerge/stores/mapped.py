@@ -169,8 +169,9 @@ class MappedStore:
                 alive.add(place)
             elif place.suffix == FILLING or (place.is_dir() and not (place / MANIFEST).is_file()):
                 shutil.rmtree(place, ignore_errors=True)  # what was killed just before it got its name, too
-            elif place.suffix == f".{LOCK}":  # the first format had one a key
-                place.unlink(missing_ok=True)
+                own = place.with_suffix(f".{LOCK}")  # the first format had one a key; any other is another's
+                if not held_by_another(own):
+                    own.unlink(missing_ok=True)
         return alive
 
     def _make_room(self, layout: Layout, alive: set[Path]) -> None:
