@@ -304,6 +304,44 @@ def test_what_is_being_filled_counts_and_is_never_evicted(tmp_path: Path) -> Non
     assert store.fill("first", layout, lambda tensors: pytest.fail("computed twice"))["x"][1] == 1.5
 
 
+def test_who_finds_no_room_but_what_others_are_filling_waits_and_then_takes_the_place_of_one(tmp_path: Path) -> None:
+    """As three processes do on three bases, under a limit of two: no disk is full."""
+    layout, limit = {"x": ((1000,), torch.float32)}, 9_000
+    beats: list[int] = []
+    found: list[Mapping[str, Tensor]] = []
+
+    def third() -> None:
+        store = MappedStore(tmp_path, limit, alive=lambda: beats.append(1))
+        found.append(store.fill("third", layout, write))
+
+    waiting = threading.Thread(target=third)
+    with MappedStore(tmp_path, limit).filling("first", layout):
+        with MappedStore(tmp_path, limit).filling("second", layout) as second:
+            waiting.start()
+            while len(beats) < 3:
+                assert waiting.is_alive()
+                time.sleep(0.01)
+            assert found == []
+            write(second.tensors())
+        waiting.join(60)
+        assert found[0]["x"][999] == 999.5
+        assert len(folders(tmp_path)) == 2  # in place of the second
+
+
+def test_who_waits_for_another_to_fill_its_key_says_that_it_lives(tmp_path: Path) -> None:
+    beats: list[int] = []
+    store = MappedStore(tmp_path, alive=lambda: beats.append(1))
+    waiting = threading.Thread(target=lambda: store.fill("key", LAYOUT, lambda tensors: pytest.fail("computed twice")))
+    with MappedStore(tmp_path).filling("key", LAYOUT) as filling:
+        waiting.start()
+        while len(beats) < 3:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        write(filling.tensors())
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
 def test_a_key_larger_than_the_limit_is_refused_and_nothing_else_goes_for_it(tmp_path: Path) -> None:
     store = MappedStore(tmp_path, limit=9_000)
     store.fill("small", {"x": ((1000,), torch.float32)}, write)
