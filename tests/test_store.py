@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase, merge
-from intervmerge.engines.caches import CachedSplit, CachePlan, Caches
+from intervmerge.engines.caches import STREAMED, CachedSplit, CachePlan, Caches
 from intervmerge.errors import DiskError
 from intervmerge.files import held_by_another, locked
 from intervmerge.machine import Machine
@@ -477,6 +477,29 @@ def test_a_cache_of_which_a_part_is_missing_is_never_sealed(base: MergedBase, tm
     with pytest.raises(DiskError, match=r"caches of adapt: got 1 of 1 parts not filled"), caches.parts("adapt"):
         pass
     assert folders(tmp_path) == []
+
+
+def test_a_disk_too_small_for_the_images_of_test_costs_their_caches_and_no_more(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process fills a split, or many do side by side."""
+    caches = caches_of(base, WHOLE, MappedStore(tmp_path))
+    for split in STREAMED:
+        caches.split(split)
+    whole = folders(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with caches.parts("test") as parts:
+        assert parts == []
+    assert caches.split("test") is None
+    assert folders(tmp_path) == whole
+
+
+def test_a_disk_too_small_for_what_trials_train_on_is_said(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"), caches_of(base, WHOLE, MappedStore(tmp_path)).parts("adapt"):
+        pass
 
 
 def test_a_part_of_a_cache_that_was_given_up_is_refused(base: MergedBase, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -196,17 +196,19 @@ class Caches:
         left of it. There are no parts where the split is not cached, or is whole already. `split` opens it then.
 
         Raises:
-            OSError: there is no room.
+            OSError: there is no room for what trials train on; `test` has no parts then, as in `split`.
             DiskError: the context ended, and a part had not been filled.
         """
         assert isinstance(self._store, MappedStore), "only files are seen by other processes"
-        if not self._keeps(split):
-            yield []
-            return
-        order = self._order(split)
-        with self._store.filling(self._key(split, order), self._layout(split, len(order))) as filling:
-            starts = range(0, len(order), CHUNK) if filling.folder is not None else ()
-            parts = [Part(split, str(filling.folder), at, min(at + CHUNK, len(order))) for at in starts]
+        parts: list[Part] = []
+        with ExitStack() as stack:
+            if self._keeps(split):
+                order = self._order(split)
+                with nullcontext() if split in STREAMED else suppress(OSError):
+                    whole = self._store.filling(self._key(split, order), self._layout(split, len(order)))
+                    if (folder := stack.enter_context(whole).folder) is not None:
+                        starts = range(0, len(order), CHUNK)
+                        parts = [Part(split, str(folder), at, min(at + CHUNK, len(order))) for at in starts]
             yield parts
             if missing := [part for part in parts if not part.mark.is_file()]:
                 got = f"{len(missing)} of {len(parts)} parts not filled, the first from image {missing[0].start}"
