@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +228,30 @@ def test_moments_are_those_of_the_points_that_hooks_collect(bench: Bench) -> Non
     theirs = points[0].double()
     torch.testing.assert_close(mean, theirs.mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(covariance, torch.cov(theirs.T, correction=0), atol=1e-5, rtol=1e-3)
+
+
+READING: dict[str, tuple[tuple[str, ...], Callable[[Bench], object]]] = {
+    "caches": (("adapt",), lambda bench: bench.caches.split("adapt")),
+    "where to start": (("adapt",), lambda bench: bench.start(bench.place(STARTED), 0)),
+    "what the teachers' blocks show": (("adapt",), lambda bench: bench.block_lesson),
+    "a router": (("adapt", "validation"), lambda bench: bench.routes("validation")),
+}
+"""What reads images before the first step: which splits, and how it is asked for."""
+STARTED = TrialConfig(intervention=InterventionConfig(formula="consreft", rank=1))
+
+
+@pytest.mark.parametrize("what", READING)
+def test_whatever_reads_images_says_every_few_of_them_that_it_goes_on(
+    odd: Suite, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches takes for hung what is silent for too long."""
+    for module in ("suites.encoder", "trial.lesson.moments", "trial.lesson.targets"):
+        monkeypatch.setattr(f"intervmerge.{module}.CHUNK", 16)
+    beats: list[int] = []
+    plan = CachePlan(boundaries=(0,)) if what == "caches" else NO_CACHES
+    splits, read = READING[what]
+    read(Bench(merge(odd, "weight_average"), "cpu", plan=plan, alive=lambda: beats.append(1), joint=True))
+    assert len(beats) >= sum(sum(sizes(odd, split).values()) for split in splits) / 16
 
 
 # ---- refusing

@@ -42,7 +42,8 @@ class Bench:
         device: `auto` is CUDA where there is one; or a Machine, which has limits too.
         caches: where caches live; in this process by default.
         plan: what they keep; by default what fits the machine.
-        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
+        alive: called after every step, and after every few images of whatever else reads them, so that whoever watches
+            knows that it goes on.
         joint: whether joint accuracy is measured too.
     """
 
@@ -79,7 +80,7 @@ class Bench:
             images = [images_of(suite, part) for part in ("adapt", split)]
             key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
             passing = ExactEngine(suite, self.encoder)  # of one pass nothing is kept
-            sent = self.kept.get(key, lambda: routed(passing, suite, split, limit))
+            sent = self.kept.get(key, lambda: routed(passing, suite, split, limit, self.alive))
             self._routes[split] = routes(suite, split, sent)
         return self._routes[split]
 
@@ -111,7 +112,7 @@ class Bench:
         return self._store.refused if isinstance(self._store, SparedStore) else ""
 
     def _keeping(self, plan: CachePlan) -> Caches:
-        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
+        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store, self.alive)
 
     @cached_property
     def lesson(self) -> Lesson:
@@ -126,7 +127,7 @@ class Bench:
         """The same for a loss that looks at blocks."""
         suite = self.base.suite
         key = f"blocks/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
-        targets = self.base.store.get(key, lambda: block_targets(suite, self.device))
+        targets = self.base.store.get(key, lambda: block_targets(suite, self.device, self.alive))
         return replace(self.lesson, targets=targets.to(self.device))
 
     def lesson_of(self, training: TrainingConfig) -> Lesson:
@@ -200,7 +201,7 @@ class Bench:
 
         def statistics(task: str, block: int) -> tuple[Tensor, Tensor]:
             if not found:
-                found.update(moments(engine or self.exact, self.lesson, placement))
+                found.update(moments(engine or self.exact, self.lesson, placement, self.alive))
             return found[task, block]
 
         rows = [(name, placement) for name in self.base.suite.task_names]
