@@ -21,6 +21,7 @@ from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.files import replacing
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
 from intervmerge.records.scores import accuracy
+from intervmerge.stores.store import InProcessStore
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
 from intervmerge.trial.bench import Bench
@@ -252,6 +253,15 @@ def test_whatever_reads_images_says_every_few_of_them_that_it_goes_on(
     splits, read = READING[what]
     read(Bench(merge(odd, "weight_average"), "cpu", plan=plan, alive=lambda: beats.append(1), joint=True))
     assert len(beats) >= sum(sum(sizes(odd, split).values()) for split in splits) / 16
+
+
+def test_what_is_kept_beside_a_base_is_told_by_the_kind_of_device_too(odd: Suite) -> None:
+    """So that a bench on a CPU never trains towards what one on CUDA, of the same base, computed in bf16."""
+    store = InProcessStore()
+    bench = Bench(merge(odd, "weight_average", store=store), "cpu", plan=NO_CACHES, joint=True)
+    assert bench.lesson.targets.shape != bench.block_lesson.targets.shape
+    bench.measure(None)
+    assert {key.rpartition("/")[2] for key in store.tensors} == {"cpu"}
 
 
 # ---- refusing

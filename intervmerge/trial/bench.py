@@ -117,18 +117,23 @@ class Bench:
     @cached_property
     def lesson(self) -> Lesson:
         """What distillation reads."""
-        suite = self.base.suite
-        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
+        key = f"targets/{self._taught}"
         targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
         return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 
     @cached_property
     def block_lesson(self) -> Lesson:
         """The same for a loss that looks at blocks."""
-        suite = self.base.suite
-        key = f"blocks/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
-        targets = self.base.store.get(key, lambda: block_targets(suite, self.device, self.alive))
+        key = f"blocks/{self._taught}"
+        targets = self.base.store.get(key, lambda: block_targets(self.base.suite, self.device, self.alive))
         return replace(self.lesson, targets=targets.to(self.device))
+
+    @property
+    def _taught(self) -> str:
+        """What decides what the teachers say of the images to adapt on."""
+        suite = self.base.suite
+        teachers = [suite.teacher(name) for name in suite.task_names]
+        return f"{teachers}/{images_of(suite, 'adapt')}/{self.device.type}"
 
     def lesson_of(self, training: TrainingConfig) -> Lesson:
         """What the training's loss reads."""
