@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from intervmerge.bases.merged import MergedBase, merge
-from intervmerge.engines.caches import CachedSplit, CachePlan, Caches
+from intervmerge.engines.caches import STREAMED, CachedSplit, CachePlan, Caches
 from intervmerge.errors import DiskError
+from intervmerge.files import held_by_another, locked
 from intervmerge.machine import Machine
 from intervmerge.stores import mapped
 from intervmerge.stores.layered import LayeredStore
@@ -228,6 +229,23 @@ def test_who_waits_for_a_process_that_is_killed_computes_instead(tmp_path: Path)
     assert found[0]["x"][999] == 999.5
 
 
+def test_a_process_killed_before_the_last_rename_leaves_a_key_that_is_filled_again(tmp_path: Path) -> None:
+    store = MappedStore(tmp_path)
+    store.fill("key", LAYOUT, write)
+    place = the_key(tmp_path)
+    place.rename(place.with_suffix(FILLING))  # the manifest is there, the name is not yet
+    assert store.fill("key", LAYOUT, write).keys() == LAYOUT.keys()
+    assert folders(tmp_path) == [place.name]
+
+
+def test_a_lock_of_another_is_never_taken_away(tmp_path: Path) -> None:
+    """Bases that read images are made beside caches, each under a lock of its own."""
+    theirs = tmp_path / f"{'2' * 32}.lock"
+    with locked(theirs):
+        MappedStore(tmp_path).fill("key", LAYOUT, write)
+        assert held_by_another(theirs)
+
+
 def test_no_file_is_left_but_keys_and_one_lock(tmp_path: Path) -> None:
     store = MappedStore(tmp_path, limit=30_000)
     for number in range(20):
@@ -284,6 +302,44 @@ def test_what_is_being_filled_counts_and_is_never_evicted(tmp_path: Path) -> Non
         write(first.tensors())
     assert first.sealed["x"][1] == 1.5
     assert store.fill("first", layout, lambda tensors: pytest.fail("computed twice"))["x"][1] == 1.5
+
+
+def test_who_finds_no_room_but_what_others_are_filling_waits_and_then_takes_the_place_of_one(tmp_path: Path) -> None:
+    """As three processes do on three bases, under a limit of two: no disk is full."""
+    layout, limit = {"x": ((1000,), torch.float32)}, 9_000
+    beats: list[int] = []
+    found: list[Mapping[str, Tensor]] = []
+
+    def third() -> None:
+        store = MappedStore(tmp_path, limit, alive=lambda: beats.append(1))
+        found.append(store.fill("third", layout, write))
+
+    waiting = threading.Thread(target=third)
+    with MappedStore(tmp_path, limit).filling("first", layout):
+        with MappedStore(tmp_path, limit).filling("second", layout) as second:
+            waiting.start()
+            while len(beats) < 3:
+                assert waiting.is_alive()
+                time.sleep(0.01)
+            assert found == []
+            write(second.tensors())
+        waiting.join(60)
+        assert found[0]["x"][999] == 999.5
+        assert len(folders(tmp_path)) == 2  # in place of the second
+
+
+def test_who_waits_for_another_to_fill_its_key_says_that_it_lives(tmp_path: Path) -> None:
+    beats: list[int] = []
+    store = MappedStore(tmp_path, alive=lambda: beats.append(1))
+    waiting = threading.Thread(target=lambda: store.fill("key", LAYOUT, lambda tensors: pytest.fail("computed twice")))
+    with MappedStore(tmp_path).filling("key", LAYOUT) as filling:
+        waiting.start()
+        while len(beats) < 3:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        write(filling.tensors())
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_a_key_larger_than_the_limit_is_refused_and_nothing_else_goes_for_it(tmp_path: Path) -> None:
@@ -421,6 +477,29 @@ def test_a_cache_of_which_a_part_is_missing_is_never_sealed(base: MergedBase, tm
     with pytest.raises(DiskError, match=r"caches of adapt: got 1 of 1 parts not filled"), caches.parts("adapt"):
         pass
     assert folders(tmp_path) == []
+
+
+def test_a_disk_too_small_for_the_images_of_test_costs_their_caches_and_no_more(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process fills a split, or many do side by side."""
+    caches = caches_of(base, WHOLE, MappedStore(tmp_path))
+    for split in STREAMED:
+        caches.split(split)
+    whole = folders(tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with caches.parts("test") as parts:
+        assert parts == []
+    assert caches.split("test") is None
+    assert folders(tmp_path) == whole
+
+
+def test_a_disk_too_small_for_what_trials_train_on_is_said(
+    base: MergedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"), caches_of(base, WHOLE, MappedStore(tmp_path)).parts("adapt"):
+        pass
 
 
 def test_a_part_of_a_cache_that_was_given_up_is_refused(base: MergedBase, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 import torch
 from moved import moved
 from odd_suite import TASKS, save
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intervmerge.bases.merged import merge
@@ -19,7 +23,10 @@ from intervmerge.engines.exact import features
 from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.files import replacing
 from intervmerge.interventions import FORMULAS, TOKENS, InterventionConfig, Interventions, extra_params
+from intervmerge.records.record import Rung
 from intervmerge.records.scores import accuracy
+from intervmerge.stores.store import InProcessStore
+from intervmerge.suites.protocol import under
 from intervmerge.suites.suite import Suite, load_suite
 from intervmerge.trial import unfinished
 from intervmerge.trial.bench import Bench
@@ -229,6 +236,39 @@ def test_moments_are_those_of_the_points_that_hooks_collect(bench: Bench) -> Non
     torch.testing.assert_close(covariance, torch.cov(theirs.T, correction=0), atol=1e-5, rtol=1e-3)
 
 
+READING: dict[str, tuple[tuple[str, ...], Callable[[Bench], object]]] = {
+    "caches": (("adapt",), lambda bench: bench.caches.split("adapt")),
+    "where to start": (("adapt",), lambda bench: bench.start(bench.place(STARTED), 0)),
+    "what the teachers' blocks show": (("adapt",), lambda bench: bench.block_lesson),
+    "a router": (("adapt", "validation"), lambda bench: bench.routes("validation")),
+}
+"""What reads images before the first step: which splits, and how it is asked for."""
+STARTED = TrialConfig(intervention=InterventionConfig(formula="consreft", rank=1))
+
+
+@pytest.mark.parametrize("what", READING)
+def test_whatever_reads_images_says_every_few_of_them_that_it_goes_on(
+    odd: Suite, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches takes for hung what is silent for too long."""
+    for module in ("suites.encoder", "trial.lesson.moments", "trial.lesson.targets"):
+        monkeypatch.setattr(f"intervmerge.{module}.CHUNK", 16)
+    beats: list[int] = []
+    plan = CachePlan(boundaries=(0,)) if what == "caches" else NO_CACHES
+    splits, read = READING[what]
+    read(Bench(merge(odd, "weight_average"), "cpu", plan=plan, alive=lambda: beats.append(1), joint=True))
+    assert len(beats) >= sum(sum(sizes(odd, split).values()) for split in splits) / 16
+
+
+def test_what_is_kept_beside_a_base_is_told_by_the_kind_of_device_too(odd: Suite) -> None:
+    """So that a bench on a CPU never trains towards what one on CUDA, of the same base, computed in bf16."""
+    store = InProcessStore()
+    bench = Bench(merge(odd, "weight_average", store=store), "cpu", plan=NO_CACHES, joint=True)
+    assert bench.lesson.targets.shape != bench.block_lesson.targets.shape
+    bench.measure(None)
+    assert {key.rpartition("/")[2] for key in store.tensors} == {"cpu"}
+
+
 # ---- refusing
 
 
@@ -286,10 +326,58 @@ def test_a_stopped_trial_goes_on_after_its_last_rung_and_ends_as_it_would_have(b
 
 def test_a_stopped_trial_is_not_taken_up_by_another(bench: Bench, tmp_path: Path) -> None:
     config = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,)))
-    next(rungs(bench, config, bench.start(bench.place(config), 0), tmp_path))
+    before = next(rungs(bench, config, bench.start(bench.place(config), 0), tmp_path))
     other = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,), learning_rate=0.1))
-    found = rungs(bench, other, bench.start(bench.place(other), 0), tmp_path)
+    found = list(rungs(bench, other, bench.start(bench.place(other), 0), tmp_path))
     assert [rung.steps for rung in found] == [2, 4]
+    assert found[0] != before
+
+
+PARTED = TrialConfig(training=TrainingConfig(steps=4, batch=8, rungs=(2,)))
+
+
+def first_rung(bench: Bench, folder: Path, *, alone: bool = False) -> Rung:
+    """The first rung of a trial in a folder; the one of before, its seconds too, where that is taken up."""
+    return next(rungs(bench, PARTED, bench.start(bench.place(PARTED), 0), folder, alone=alone))
+
+
+def renamed(folder: Path, change: Callable[[str], str]) -> None:
+    """What was put aside there says another name of its trial."""
+    path = folder / unfinished.FILE
+    with safe_open(path, framework="pt") as file:
+        whose, measured = json.loads(file.metadata()[unfinished.KEY])
+    assert change(whose) != whose
+    save_file(load_file(path), path, {unfinished.KEY: json.dumps([change(whose), measured])})
+
+
+OTHERS: dict[str, Callable[[Suite], Bench]] = {
+    "nothing": lambda odd: Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu"),
+    "the images": lambda odd: Bench(merge(under(odd, "paper"), "task_arithmetic", scaling=0.3), "cpu"),
+    "what is measured": lambda odd: Bench(merge(odd, "task_arithmetic", scaling=0.3), "cpu", joint=True),
+}
+
+
+@pytest.mark.parametrize("difference", OTHERS)
+def test_a_stopped_trial_is_taken_up_where_nothing_differs_that_decides_its_figures(
+    odd: Suite, bench: Bench, tmp_path: Path, difference: str
+) -> None:
+    before, other = first_rung(bench, tmp_path), OTHERS[difference](odd)
+    assert other.base.fingerprint == bench.base.fingerprint
+    assert (first_rung(other, tmp_path) == before) is (difference == "nothing")
+
+
+def test_a_stopped_trial_of_another_kind_of_device_is_begun_anew(bench: Bench, tmp_path: Path) -> None:
+    before = first_rung(bench, tmp_path)
+    renamed(tmp_path, lambda whose: whose.replace(" cpu ", " cuda "))
+    assert first_rung(bench, tmp_path) != before
+
+
+def test_what_an_earlier_version_put_aside_goes_on_in_a_study_alone(bench: Bench, tmp_path: Path) -> None:
+    """A study has one device and the same images; of any other folder nobody knows."""
+    before = first_rung(bench, tmp_path)
+    renamed(tmp_path, lambda whose: re.sub(r" cpu \[.*?\] False", "", whose))
+    assert first_rung(bench, tmp_path) == before
+    assert first_rung(bench, tmp_path, alone=True) != before
 
 
 # ---- what was computed with, and what is refused before it is

@@ -8,8 +8,8 @@ what the class stream attends to, in a row of STORAGES.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,10 +82,8 @@ def plan_caches(suite: Suite, budget: int, *, stream: bool = True, half: bool = 
         stream: whether any trial edits the class token alone.
         half: whether the encoder computes in bf16 anyway, so that fp32 would keep nothing more.
     """
-    found = (
-        next((plan for plan in _ladder(suite, budget, half) if plan.bytes(suite) <= budget), None) if stream else None
-    )
-    plan = found or NO_CACHES
+    fitting = (plan for plan in _ladder(suite, budget, half) if plan.bytes(suite) <= budget)
+    plan = next(fitting, NO_CACHES) if stream else NO_CACHES
     blocks = suite.architecture.blocks
     for count in range(blocks, 0, -1):
         even = tuple(sorted({number * blocks // count for number in range(count)}))
@@ -153,13 +151,22 @@ class Caches:
         fingerprint: of the merged base.
         plan: what to keep.
         store: where.
+        alive: called after every few images that are computed.
 
     On a CPU they are told by the number of threads, which is this process's own at first: another gives other last
     digits. Who fills for another process has as many.
     """
 
-    def __init__(self, suite: Suite, encoder: Encoder, fingerprint: str, plan: CachePlan, store: Store) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        suite: Suite,
+        encoder: Encoder,
+        fingerprint: str,
+        plan: CachePlan,
+        store: Store,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan, self._alive = plan, alive
         self._suite, self._encoder, self._fingerprint, self._store = suite, encoder, fingerprint, store
         self._threads = torch.get_num_threads()
         self._splits: dict[str, CachedSplit | None] = {}
@@ -171,9 +178,7 @@ class Caches:
             OSError: there is no room for what trials train on; for `test`, which is read once, there is then no cache.
             NotFiniteError: an activation is infinite or NaN; nothing is kept.
         """
-        if not self._keeps(name):
-            return None
-        if name not in self._splits:
+        if self._keeps(name) and name not in self._splits:
             order = self._order(name)
             try:
                 found = self._store.fill(
@@ -186,7 +191,7 @@ class Caches:
                 if name in STREAMED:
                     raise
                 self._splits[name] = None
-        return self._splits[name]
+        return self._splits.get(name)
 
     @contextmanager
     def parts(self, split: str) -> Iterator[list[Part]]:
@@ -196,17 +201,19 @@ class Caches:
         left of it. There are no parts where the split is not cached, or is whole already. `split` opens it then.
 
         Raises:
-            OSError: there is no room.
+            OSError: there is no room for what trials train on; `test` has no parts then, as in `split`.
             DiskError: the context ended, and a part had not been filled.
         """
         assert isinstance(self._store, MappedStore), "only files are seen by other processes"
-        if not self._keeps(split):
-            yield []
-            return
-        order = self._order(split)
-        with self._store.filling(self._key(split, order), self._layout(split, len(order))) as filling:
-            starts = range(0, len(order), CHUNK) if filling.folder is not None else ()
-            parts = [Part(split, str(filling.folder), at, min(at + CHUNK, len(order))) for at in starts]
+        parts: list[Part] = []
+        with ExitStack() as stack:
+            if self._keeps(split):
+                order = self._order(split)
+                with nullcontext() if split in STREAMED else suppress(OSError):
+                    whole = self._store.filling(self._key(split, order), self._layout(split, len(order)))
+                    if (folder := stack.enter_context(whole).folder) is not None:
+                        starts = range(0, len(order), CHUNK)
+                        parts = [Part(split, str(folder), at, min(at + CHUNK, len(order))) for at in starts]
             yield parts
             if missing := [part for part in parts if not part.mark.is_file()]:
                 got = f"{len(missing)} of {len(parts)} parts not filled, the first from image {missing[0].start}"
@@ -283,6 +290,7 @@ class Caches:
                         normed = self._encoder.block(block).ln_1(entering[:, 1:])
                         for name, kept in row.keep(self._encoder, block, normed).items():
                             put(name, block, kept)
+                self._alive()
 
 
 def images_of(suite: Suite, split: str) -> str:

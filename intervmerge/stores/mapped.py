@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ FORMAT = 2
 """Of folders; what has another is computed anew. The first had no manifest."""
 MANIFEST, LOCK, FILLING, DONE = "manifest.json", "lock", ".fill", ".done"
 """Names and endings: the last of marks that who fills may leave in the folder until it is sealed."""
+WAIT_SECONDS = 0.1
+"""Who waits for another process looks again so often."""
 PIECE = 2**22
 """Bytes written at a time where a file system cannot take room by itself."""
 
@@ -43,10 +46,12 @@ class MappedStore:
         folder: of all keys, on a disk of this machine.
         limit: bytes that the folder may hold, with what is being filled; the keys longest unused go first. None is no
             limit.
+        alive: called again and again while another process is waited for.
     """
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        self.folder, self._limit = folder, limit
+    def __init__(self, folder: Path, limit: int | None = None, alive: Callable[[], None] = lambda: None) -> None:
+        self.folder, self._limit, self._alive = folder, limit, alive
+        self._holds = 0
 
     def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """See Store."""
@@ -74,10 +79,11 @@ class MappedStore:
     def filling(self, key: str, layout: Layout) -> Iterator[Filling]:
         """Hold a key while this process, or others that it waits for, write its tensors; sealed at the end.
 
-        After an error nothing is left. Where another process fills the same key, this one waits for it.
+        After an error nothing is left. Where another process fills the same key, this one waits for it; where others
+        fill so much that the limit leaves no room, for one of them, after which its key may go.
 
         Raises:
-            OSError: see `fill`.
+            OSError: see `fill`; so too where this store holds another key meanwhile, and would wait for itself.
         """
         filling = Filling()
         lock: BinaryIO | None = None
@@ -90,6 +96,7 @@ class MappedStore:
             lock = self._begin(key, layout)
         fresh = filling.folder = self._place(key, FILLING)
         with lock:
+            self._holds += 1
             try:
                 yield filling
                 filling.sealed = self._seal(key, layout)
@@ -97,18 +104,18 @@ class MappedStore:
                 with suppress(OSError), locked(self.folder / LOCK):  # or another would begin where this still removes
                     shutil.rmtree(fresh, ignore_errors=True)
                 raise
+            finally:
+                self._holds -= 1
 
     def _begin(self, key: str, layout: Layout) -> BinaryIO | None:
-        """The lock of a new folder with room for a key; None once another process has ended filling it."""
+        """The lock of a new folder with room for a key; None once another process has ended what was in its way."""
         self.folder.mkdir(parents=True, exist_ok=True)
         fresh = self._place(key, FILLING)
         with locked(self.folder / LOCK):  # one process at a time sweeps, counts and takes room
             alive = self._sweep()
             if self._open(key, layout) is not None:  # another process ended filling it just now
                 return None
-            if fresh not in alive:
-                remove(self._place(key))  # not whole, or it would have been opened
-                self._make_room(layout, alive)
+            if fresh not in alive and self._make_room(key, layout, alive):
                 fresh.mkdir()
                 lock = (fresh / LOCK).open("wb")
                 try:
@@ -120,8 +127,10 @@ class MappedStore:
                     lock.close()
                     raise
                 return lock
-        with suppress(FileNotFoundError), (fresh / LOCK).open("rb") as held:
-            hold(held)
+        in_the_way = {fresh} & alive or alive
+        while all(held_by_another(place / LOCK) for place in in_the_way):
+            self._alive()
+            time.sleep(WAIT_SECONDS)
         return None
 
     def _seal(self, key: str, layout: Layout) -> dict[str, Tensor]:
@@ -167,26 +176,33 @@ class MappedStore:
         for place in self.folder.iterdir():
             if place.suffix == FILLING and held_by_another(place / LOCK):
                 alive.add(place)
-            elif place.is_dir() and not (place / MANIFEST).is_file():
-                shutil.rmtree(place, ignore_errors=True)
-            elif place.suffix == f".{LOCK}":  # the first format had one a key
-                place.unlink(missing_ok=True)
+            elif place.suffix == FILLING or (place.is_dir() and not (place / MANIFEST).is_file()):
+                shutil.rmtree(place, ignore_errors=True)  # what was killed just before it got its name, too
+                own = place.with_suffix(f".{LOCK}")  # the first format had one a key; any other is another's
+                if not held_by_another(own):
+                    own.unlink(missing_ok=True)
         return alive
 
-    def _make_room(self, layout: Layout, alive: set[Path]) -> None:
+    def _make_room(self, key: str, layout: Layout, alive: set[Path]) -> bool:
+        """Remove what is to go for a key; False where others fill so much that there is no room until one has ended."""
+        remove(self._place(key))  # not whole, or it would have been opened
         if self._limit is None:
-            return
-        room = self._limit - sum(nbytes(*of) for of in layout.values()) - sum(map(_size, alive))
-        if room < 0:
+            return True
+        most = self._limit - sum(nbytes(*of) for of in layout.values())  # for all others
+        room = most - sum(map(_size, alive))
+        if most < 0 or (room < 0 and self._holds):
             raise OSError(errno.ENOSPC, f"caches may take {self._limit:,} bytes here", str(self.folder))
+        if room < 0:
+            return False
         whole = [place for place in self.folder.iterdir() if place.is_dir() and place not in alive]
         oldest = sorted(whole, key=lambda place: place.stat().st_mtime)
         sizes = {place: _size(place) for place in oldest}
         for place in oldest:
             if sum(sizes.values()) <= room:
-                return
+                break
             remove(place)
             sizes.pop(place)
+        return True
 
 
 class Filling:

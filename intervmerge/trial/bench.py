@@ -42,7 +42,8 @@ class Bench:
         device: `auto` is CUDA where there is one; or a Machine, which has limits too.
         caches: where caches live; in this process by default.
         plan: what they keep; by default what fits the machine.
-        alive: called after every step and every part of a measurement, so that whoever watches knows that it goes on.
+        alive: called after every step, and after every few images of whatever else reads them, so that whoever watches
+            knows that it goes on.
         joint: whether joint accuracy is measured too.
     """
 
@@ -79,7 +80,7 @@ class Bench:
             images = [images_of(suite, part) for part in ("adapt", split)]
             key = f"routes/{self.base.fingerprint}/{images}/{limit}/{self.device.type}"
             passing = ExactEngine(suite, self.encoder)  # of one pass nothing is kept
-            sent = self.kept.get(key, lambda: routed(passing, suite, split, limit))
+            sent = self.kept.get(key, lambda: routed(passing, suite, split, limit, self.alive))
             self._routes[split] = routes(suite, split, sent)
         return self._routes[split]
 
@@ -111,23 +112,28 @@ class Bench:
         return self._store.refused if isinstance(self._store, SparedStore) else ""
 
     def _keeping(self, plan: CachePlan) -> Caches:
-        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store)
+        return Caches(self.base.suite, self.encoder, self.base.fingerprint, plan, self._store, self.alive)
 
     @cached_property
     def lesson(self) -> Lesson:
         """What distillation reads."""
-        suite = self.base.suite
-        key = f"targets/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
+        key = f"targets/{self._taught}"
         targets = self.base.store.get(key, lambda: torch.cat([t.cpu() for t in self.teachers("adapt").values()]))
         return Lesson(targets.to(self.device), sizes(self.base.suite, "adapt"), self.caches.plan.adapt)
 
     @cached_property
     def block_lesson(self) -> Lesson:
         """The same for a loss that looks at blocks."""
-        suite = self.base.suite
-        key = f"blocks/{[suite.teacher(name) for name in suite.task_names]}/{images_of(suite, 'adapt')}"
-        targets = self.base.store.get(key, lambda: block_targets(suite, self.device))
+        key = f"blocks/{self._taught}"
+        targets = self.base.store.get(key, lambda: block_targets(self.base.suite, self.device, self.alive))
         return replace(self.lesson, targets=targets.to(self.device))
+
+    @property
+    def _taught(self) -> str:
+        """What decides what the teachers say of the images to adapt on."""
+        suite = self.base.suite
+        teachers = [suite.teacher(name) for name in suite.task_names]
+        return f"{teachers}/{images_of(suite, 'adapt')}/{self.device.type}"
 
     def lesson_of(self, training: TrainingConfig) -> Lesson:
         """What the training's loss reads."""
@@ -200,7 +206,7 @@ class Bench:
 
         def statistics(task: str, block: int) -> tuple[Tensor, Tensor]:
             if not found:
-                found.update(moments(engine or self.exact, self.lesson, placement))
+                found.update(moments(engine or self.exact, self.lesson, placement, self.alive))
             return found[task, block]
 
         rows = [(name, placement) for name in self.base.suite.task_names]

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from intervmerge.bases.merged import MergedBase
+from intervmerge.engines.caches import STREAMED, images_of
 from intervmerge.engines.exact import Engine
 from intervmerge.errors import ConfigError
 from intervmerge.interventions import Interventions, Placement, extra_params
@@ -75,6 +76,7 @@ def rungs(
     goes_on: Choice = lambda rung: set(rung.scores),
     worthwhile: Choice = lambda rung: set(rung.scores),
     step_bytes: int | None = None,
+    alone: bool = False,
 ) -> Iterator[Rung]:
     """Train `interventions` in place; at each rung measure, save, and yield. Ends where no task goes on.
 
@@ -90,13 +92,13 @@ def rungs(
         goes_on: the tasks that are trained further after a rung that is not the last.
         worthwhile: the tasks whose last scores, measured in the stream, are to be measured again by the exact engine.
         step_bytes: of activations; the machine's own by default.
+        alone: outside of a study, which has one device and the same images: what an earlier version put aside, which
+            says neither, is then begun anew.
     """
     engine = engine or bench.engine(config.training, interventions.rows[0][1])
     optimizer = adam(interventions, config.training)
-    how = f"{engine.name} {bench.caches.plan.storage} {bench.caches.plan.adapt}"
-    rest = f"{how} {config} {list(interventions.state_by_task())}"
-    whose, former = f"{bench.base.fingerprint} {rest}", f"{bench.base.former_fingerprint} {rest}"
-    names = (whose, former, unfinished.as_before(whose), unfinished.as_before(former))
+    whose, earlier = _names(bench, config, interventions, engine)
+    names = [whose] if alone else [whose, *earlier]
     measured = [] if folder is None else unfinished.take_up(folder, names, interventions, optimizer)
     if folder is not None and measured:
         interventions.save(folder / FILE)  # perhaps of a later rung, or lost
@@ -134,6 +136,17 @@ def rungs(
         yield measured[-1]
         if len(at_rest) == len(tasks):
             return
+
+
+def _names(bench: Bench, config: TrialConfig, interventions: Interventions, engine: Engine) -> tuple[str, list[str]]:
+    """What tells a trial from all others: all that decides its figures by more than rounding; and what told it to
+    earlier versions, which named neither device nor images."""
+    plan, base = bench.caches.plan, bench.base
+    images = [images_of(base.suite, split) for split in STREAMED]
+    rest = f"{engine.name} {plan.storage} {plan.adapt} {config} {list(interventions.state_by_task())}"
+    earlier = [f"{fingerprint} {rest}" for fingerprint in (base.fingerprint, base.former_fingerprint)]
+    earlier += [unfinished.as_before(name) for name in earlier]
+    return f"{base.fingerprint} {bench.device.type} {images} {bench.joint} {rest}", earlier
 
 
 def _measured(bench: Bench, engine: Engine, interventions: Interventions, steps: int, before: Rung | None) -> Rung:
@@ -191,7 +204,7 @@ def run_trial(
     engine = bench.engine(config.training, placement)
     interventions = bench.start(placement, config.seed, engine)
     measured = []
-    for rung in rungs(bench, config, interventions, folder, engine=engine):
+    for rung in rungs(bench, config, interventions, folder, engine=engine, alone=True):
         measured.append(rung)
         on_rung(rung)
     if folder is not None:

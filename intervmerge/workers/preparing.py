@@ -77,7 +77,7 @@ def fill_caches(crew: Crew, splits: Sequence[str], tell: Tell, here: bool = True
     missing on others is filled there when it is first read.
 
     Raises:
-        OSError: there is no room.
+        OSError: there is no room for what trials train on.
     """
     for split in splits:
         if here:

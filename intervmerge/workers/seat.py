@@ -71,7 +71,7 @@ def sit_down(
     torch.set_num_threads(seat.threads)
     if seat.gpu_share and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, seat.gpu_share))
-    disk = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes)
+    disk = MappedStore(cache_folder() / "bases", limit=2 * seat.machine.cache_bytes, alive=alive)
     # on one machine all do without together, and the driver says so; of many nodes each helps itself
     caches = disk if seat.folder is not None else SparedStore(disk, seat.own_bytes)
     own = replace(base, store=InProcessStore(tensors))

@@ -6,6 +6,7 @@ contribute to joint accuracy depends on no other task's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -64,7 +65,9 @@ def words(suite: Suite, split: str, tasks: Tensor) -> str:
     )
 
 
-def routed(engine: Engine, suite: Suite, split: str, limit: int | None = None) -> Tensor:
+def routed(
+    engine: Engine, suite: Suite, split: str, limit: int | None = None, alive: Callable[[], None] = lambda: None
+) -> Tensor:
     """Place of the task to which the router sends each image of a split [images].
 
     Args:
@@ -72,10 +75,11 @@ def routed(engine: Engine, suite: Suite, split: str, limit: int | None = None) -
         suite: whose images.
         split: to send.
         limit: images of `adapt` a task, at most: those that training takes.
+        alive: called after every few images.
     """
     learnt = [own[shuffled(task, len(own), limit)] for task, own in numbers(suite, "adapt").items()]
-    router = ROUTERS[ROUTER](suite.tasks, [features_of(engine, None, "adapt", own) for own in learnt])
-    seen = [features_of(engine, None, split, own) for own in numbers(suite, split).values()]
+    router = ROUTERS[ROUTER](suite.tasks, [features_of(engine, None, "adapt", own, alive=alive) for own in learnt])
+    seen = [features_of(engine, None, split, own, alive=alive) for own in numbers(suite, split).values()]
     return torch.cat([router.route(own, own.new_empty(0)).cpu() for own in seen])
 
 

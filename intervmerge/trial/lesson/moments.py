@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ Moments = dict[tuple[str, int], tuple[Tensor, Tensor]]
 """From (task, block) to mean [width] and covariance [width, width]."""
 
 
-def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
+def moments(engine: Engine, lesson: Lesson, placement: Placement, alive: Callable[[], None] = lambda: None) -> Moments:
     """From (task, block): mean [width] and covariance [width, width] of z over the edited tokens of `adapt`, fp64.
 
-    Images are summed in the order of their numbers, whatever order trains on them.
+    Images are summed in the order of their numbers, whatever order trains on them; `alive` is called after every few.
 
     Raises:
         NotFiniteError: a value of z is infinite or NaN.
@@ -39,6 +39,7 @@ def moments(engine: Engine, lesson: Lesson, placement: Placement) -> Moments:
         with torch.no_grad():
             for part in (offset + shuffled(task, size, lesson.limit).sort().values).split(CHUNK):
                 engine.walk(Batch("adapt", part[None]), watch, placement.blocks[0])
+                alive()
         offset += size
         for block, total in sums.items():
             check_finite(total.second, "z of the merged base", f"task {task}, block {block}, adapt")

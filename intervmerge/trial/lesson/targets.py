@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,10 @@ def shown(
     return torch.cat([*means, feature / feature.shape[-1]], dim=-1).view(*lead, -1)
 
 
-def block_targets(suite: Suite, device: torch.device) -> Tensor:
+def block_targets(suite: Suite, device: torch.device, alive: Callable[[], None] = lambda: None) -> Tensor:
     """What the teachers show with blocks, of the `adapt` images of all tasks: [images, blocks x width + features].
+
+    `alive` is called after every few images.
 
     Raises:
         NotFiniteError: a value is infinite or NaN.
@@ -68,5 +70,6 @@ def block_targets(suite: Suite, device: torch.device) -> Tensor:
             for part in torch.arange(start, start + size).split(CHUNK):
                 found.append(shown(engine, None, Batch("adapt", part[None]), None, blocks=True)[0].cpu())
                 check_finite(found[-1], "what the teacher's blocks give", f"task {task.name}, adapt")
+                alive()
         start += size
     return torch.cat(found)
