@@ -19,11 +19,12 @@ from intervmerge.bases.by_images import Made
 from intervmerge.bases.from_images.descent import LOSSES
 from intervmerge.bases.from_images.fisher import diagonal_of
 from intervmerge.bases.from_images.kernel import weighed, weighed_by_entry
-from intervmerge.bases.from_images.learned import Coefficients, Directions, elected
+from intervmerge.bases.from_images.learned import WEIGHTS, Coefficients, Directions, elected
+from intervmerge.bases.from_images.settings import data_free as data_free_settings
 from intervmerge.bases.from_images.tower import LINEARS, block_name
 from intervmerge.bases.methods import BASES
 from intervmerge.engines.batches import shuffled
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, SuiteError
 from intervmerge.merging import State, TaskVector, merge_states
 from intervmerge.seeding import generator
 from intervmerge.suites.protocol import under
@@ -325,6 +326,34 @@ def test_equal_models_and_a_single_model_merge_to_themselves(odd: Suite, tmp_pat
         assert_close(made(suite, rule, tmp_path).state, suite.tasks[0].finetuned)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"rule": "task_arithmetic", "scaling": [1.0, 0.0, 0.0]},
+        {"rule": "consensus_task_arithmetic", "mask_threshold": [0.1, 5.0, 9.0]},
+    ],
+    ids=["scaling", "mask_threshold"],
+)
+def test_what_an_inner_base_has_one_a_task_goes_with_its_task(
+    odd: Suite, tmp_path: Path, inner: dict[str, Any]
+) -> None:
+    """A large ridge leaves the blocks' linear layers at the inner base; the suite's order is not that of names."""
+    assert odd.task_names != sorted(odd.task_names)
+    expected = data_free(odd, **inner)
+    for rule, name in (("featcal", "first"), ("regmean", "anchor")):
+        still = {"extrapolation": 1.0} if rule == "featcal" else {}
+        found = made(odd, rule, tmp_path, **{name: inner}, ridge=1e9, **still)
+        assert_close(*({layer: s[layer] for layer in s if layer.endswith(WEIGHTS)} for s in (found.state, expected)))
+        assert found.settings[name] == data_free_settings("inner", inner)  # said as it was asked for
+
+
+def test_a_list_in_another_order_of_tasks_is_the_same_base(odd: Suite, tmp_path: Path) -> None:
+    turned = odd.only(list(reversed(odd.task_names)))
+    for suite, scaling in ((odd, [0.5, 0.2, 0.1]), (turned, [0.1, 0.2, 0.5])):
+        made(suite, "featcal", tmp_path, first={"rule": "task_arithmetic", "scaling": scaling})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
 # ---- Fisher
 
 
@@ -549,6 +578,19 @@ def test_wrong_settings_are_refused_before_anything_is_computed(
     with pytest.raises(ConfigError, match=message):
         by_images.make(odd, name, device="cpu", folder=tmp_path / "bases", **settings)
     assert not (tmp_path / "bases").exists()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_what_opens_the_tasks_own_models_refuses_tangent_ones(odd: Suite, tmp_path: Path, name: str) -> None:
+    """Their networks at θ0 + τ are not what was trained; the rest takes weights, and features of the tangent model."""
+    suite = replace(odd, file=replace(odd.file, finetuned_by="linearized"))
+    if BASES[name].opens_models:
+        with pytest.raises(SuiteError, match=r"suite odd: got finetuned_by: linearized; .*a suite of networks"):
+            made(suite, name, tmp_path / "bases")
+        assert not (tmp_path / "bases").exists()
+    else:
+        assert made(suite, name, tmp_path).state
+    assert BASES[name].opens_models == (name in FITS)
 
 
 def test_im_merge_takes_such_a_rule_as_any_other(odd: Suite) -> None:

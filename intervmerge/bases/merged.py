@@ -63,6 +63,7 @@ def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = 
 
     Raises:
         ConfigError: unknown rule or setting, or a value out of range.
+        SuiteError: the rule opens the tasks' own models, and they are tangent models.
         CheckpointError: weights that are not finite.
     """
     warn_of_disagreements(suite)

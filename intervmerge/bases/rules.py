@@ -44,6 +44,7 @@ def merged(suite: Suite, rule: str, settings: Mapping[str, Any]) -> tuple[dict[s
 
     Raises:
         ConfigError: no such rule or setting, a value out of range, or more images than there are.
+        SuiteError: the rule opens the tasks' own models, and they are tangent models.
         CheckpointError: weights that are not finite.
     """
     complete = resolve(rule, settings)
