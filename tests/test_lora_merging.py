@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intervmerge.bases.merged import merge
-from intervmerge.errors import CheckpointError
+from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.merging import RULES, State, merge_states
 from intervmerge.merging.entries.kernel import ByEntry
 from intervmerge.merging.lora.knots import Aligned, Seen, shared_directions
@@ -138,6 +138,32 @@ def test_rules_that_count_nothing_give_the_same_of_dense_copies(
     pretrained: State, adapters: dict[str, LowRankVector], rule: str
 ) -> None:
     assert_same(merge_states(pretrained, adapters, rule), merge_states(pretrained, dense(adapters), rule), atol=1e-5)
+
+
+def test_coefficients_by_layer_are_those_of_the_whole_tower(
+    pretrained: State, adapters: dict[str, LowRankVector]
+) -> None:
+    """As AdaMerging learns them; both parts of a stacked q, k, v take their layer's."""
+    scaling = torch.rand(len(adapters), len(pretrained), generator=torch.Generator().manual_seed(0)).tolist()
+    merged = merge_states(pretrained, adapters, "task_arithmetic", scaling=scaling)
+    assert_same(merged, merge_states(pretrained, dense(adapters), "task_arithmetic", scaling=scaling), atol=1e-5)
+    with pytest.raises(ConfigError, match=rf"task_arithmetic.scaling: .*3 lists of {len(pretrained)}"):
+        merge_states(pretrained, adapters, "task_arithmetic", scaling=[[0.1] * len(places(adapters))] * len(adapters))
+
+
+@pytest.mark.parametrize("settings", [{"depth": 0.5}, {"depth": 0.5, "scaling": 0.3}, {"scaling": "norms"}])
+@pytest.mark.parametrize("rule", ["task_arithmetic", "magmax"])
+def test_a_depth_counts_the_blocks_of_the_whole_encoder(
+    pretrained: State, adapters: dict[str, LowRankVector], rule: str, settings: dict[str, Any]
+) -> None:
+    """The last block that adapters move is not the encoder's; it may be the only one that they move."""
+    first = {
+        task: LowRankVector(SHAPES, [part for part in vector.pairs if part.layer == FC])
+        for task, vector in adapters.items()
+    }
+    for vectors in (adapters, first):
+        merged = merge_states(pretrained, vectors, rule, **settings)
+        assert_same(merged, merge_states(pretrained, dense(vectors), rule, **settings), atol=1e-5)
 
 
 def test_a_density_counts_only_what_adapters_move(pretrained: State, adapters: dict[str, LowRankVector]) -> None:
