@@ -27,8 +27,9 @@ from intervmerge.engines.batches import shuffled
 from intervmerge.errors import ConfigError, SuiteError
 from intervmerge.merging import State, TaskVector, merge_states
 from intervmerge.seeding import generator
+from intervmerge.settings import read_yaml
 from intervmerge.suites.protocol import under
-from intervmerge.suites.suite import Suite
+from intervmerge.suites.suite import Suite, load_suite, write_yaml
 
 IMAGES = 20
 """No multiple of the images that are read at a time, and enough tokens of width 48 to fit layers of it."""
@@ -534,6 +535,20 @@ def test_other_images_or_settings_are_another_base(odd: Suite, tmp_path: Path) -
     made(under(odd, "paper"), "regmean", tmp_path)  # the same files, read otherwise
     made(odd, "regmean", tmp_path, anchor={"rule": "weight_average"})  # the default, said aloud
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_the_same_files_read_as_whole_states_are_another_base(broken_folder: Path, tmp_path: Path) -> None:
+    """The suites' fingerprints do not tell the two."""
+    vectors = load_suite(broken_folder)
+    values = read_yaml(broken_folder / "suite.yaml")
+    for task in values["tasks"]:
+        task["finetuned"] = task.pop("task_vector")
+    write_yaml(broken_folder / "suite.yaml", values)
+    states = load_suite(broken_folder)
+    assert states.fingerprint == vectors.fingerprint
+    found = [made(suite, "regmean", tmp_path / "bases", ridge=1e9).state for suite in (vectors, states)]
+    for suite, state in zip((vectors, states), found, strict=True):
+        assert_close(state, data_free(suite, "weight_average"))
 
 
 def test_what_is_kept_says_how_it_was_made(odd: Suite, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from intervmerge.merging import RULES, State, merge_states
 from intervmerge.merging.entries.kernel import ByEntry
 from intervmerge.merging.lora.knots import Aligned, Seen, shared_directions
 from intervmerge.merging.lora.low_rank import LowRank, LowRankVector, places, scaling_of
-from intervmerge.merging.task_vectors import TaskVector
+from intervmerge.merging.task_vectors import TaskVector, combine
 from intervmerge.suites.readers.pairs import write_pairs
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.coefficients import CoefficientsConfig, learn_together
+from intervmerge.trial.config import TrainingConfig, TrialConfig
 
 KNOTS = [name for name, row in RULES.items() if isinstance(row.kernel, Aligned)]
 OFF = {"knots_ties": {"density": 1.0}, "knots_dare_ties": {"drop": 0.0}}
@@ -366,6 +368,17 @@ def test_a_suite_of_adapters_merges_by_name_of_a_rule(
 ) -> None:
     suite, vectors = adapted
     assert_same(merge(suite, rule).state, merge_states(suite.pretrained, vectors, rule), atol=1e-5, rtol=1e-4)
+
+
+def test_coefficients_learned_by_layer_merge_a_suite_of_adapters(
+    adapted: tuple[Suite, dict[str, LowRankVector]],
+) -> None:
+    suite, vectors = adapted
+    config = TrialConfig(training=TrainingConfig(steps=1, batch=8))
+    learned = learn_together(suite, config, CoefficientsConfig(by="layer"), "cpu").base
+    by_layer = torch.tensor(learned.settings["scaling"])
+    assert by_layer.shape == (len(vectors), len(suite.pretrained))
+    assert_same(learned.state, combine(suite.pretrained, vectors, by_layer), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,7 @@ def _key(suite: Suite, pixels: Mapping[str, Tensor], name: str, chosen: FromImag
     digest = hashlib.sha256(json.dumps([VERSION, suite.fingerprint, name, _plain(chosen)], sort_keys=True).encode())
     for task, images in sorted(pixels.items()):
         digest.update(task.encode())
-        if suite.is_tangent:  # the files are those of a suite of networks, what they teach is not
-            digest.update(suite.teacher(task).encode())
+        digest.update(suite.teacher(task).encode())  # the same files may be whole states, task vectors, tangent models
         digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
