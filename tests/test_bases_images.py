@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_space import SPACE
 from torch import Tensor
 
 import intervmerge as im
@@ -23,9 +24,11 @@ from intervmerge.bases.from_images.learned import WEIGHTS, Coefficients, Directi
 from intervmerge.bases.from_images.settings import data_free as data_free_settings
 from intervmerge.bases.from_images.tower import LINEARS, block_name
 from intervmerge.bases.methods import BASES
+from intervmerge.cli.main import main
 from intervmerge.engines.batches import shuffled
 from intervmerge.errors import ConfigError, SuiteError
 from intervmerge.merging import State, TaskVector, merge_states
+from intervmerge.search.plan import SearchPlan, named_base, prepare
 from intervmerge.seeding import generator
 from intervmerge.settings import read_yaml
 from intervmerge.suites.protocol import under
@@ -616,6 +619,24 @@ def test_im_merge_takes_such_a_rule_as_any_other(odd: Suite) -> None:
     assert base.label.startswith("regmean(images=20, off_diagonal=0.95")
     with pytest.raises(ConfigError, match=r"rule: got 'regmeann'.*regmean \(did you mean it\?\)"):
         im.merge(odd, "regmeann")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is not there has to fail")
+def test_a_base_that_reads_images_is_merged_on_the_device_that_is_asked_for(
+    odd: Suite, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # so that `auto` is a GPU
+    with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
+        im.merge(odd, "regmean", images=21)
+    with pytest.raises(ConfigError, match="device: got 'gpu'"):
+        im.merge(odd, "regmean", images=21, device="gpu")
+    assert im.merge(odd, "regmean", images=21, device="cpu").settings == by_images.resolve("regmean", {"images": 21})
+    assert main(["merge", "--suite", str(odd_folder), "--rule", "regmean:images=22", "--device", "cpu"]) == 0
+    (tmp_path / "space.yaml").write_text(SPACE.replace("task_arithmetic, scaling: 0.3", "regmean, images: 23"))
+    paths = {"space": tmp_path / "space.yaml", "suite": odd_folder, "out": tmp_path / "study"}
+    base = named_base(prepare(SearchPlan.of(**paths, device="cpu")))
+    assert base is not None
+    assert base.settings["images"] == 23
 
 
 def test_the_longest_unused_bases_go_when_there_is_no_room_and_the_last_one_stays(tmp_path: Path) -> None:
