@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_space import SPACE
 from torch import Tensor
 
 import intervmerge as im
@@ -19,15 +20,19 @@ from intervmerge.bases.by_images import Made
 from intervmerge.bases.from_images.descent import LOSSES
 from intervmerge.bases.from_images.fisher import diagonal_of
 from intervmerge.bases.from_images.kernel import weighed, weighed_by_entry
-from intervmerge.bases.from_images.learned import Coefficients, Directions, elected
+from intervmerge.bases.from_images.learned import WEIGHTS, Coefficients, Directions, elected
+from intervmerge.bases.from_images.settings import data_free as data_free_settings
 from intervmerge.bases.from_images.tower import LINEARS, block_name
 from intervmerge.bases.methods import BASES
+from intervmerge.cli.main import main
 from intervmerge.engines.batches import shuffled
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, SuiteError
 from intervmerge.merging import State, TaskVector, merge_states
+from intervmerge.search.plan import SearchPlan, named_base, prepare
 from intervmerge.seeding import generator
+from intervmerge.settings import read_yaml
 from intervmerge.suites.protocol import under
-from intervmerge.suites.suite import Suite
+from intervmerge.suites.suite import Suite, load_suite, write_yaml
 
 IMAGES = 20
 """No multiple of the images that are read at a time, and enough tokens of width 48 to fit layers of it."""
@@ -325,6 +330,34 @@ def test_equal_models_and_a_single_model_merge_to_themselves(odd: Suite, tmp_pat
         assert_close(made(suite, rule, tmp_path).state, suite.tasks[0].finetuned)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"rule": "task_arithmetic", "scaling": [1.0, 0.0, 0.0]},
+        {"rule": "consensus_task_arithmetic", "mask_threshold": [0.1, 5.0, 9.0]},
+    ],
+    ids=["scaling", "mask_threshold"],
+)
+def test_what_an_inner_base_has_one_a_task_goes_with_its_task(
+    odd: Suite, tmp_path: Path, inner: dict[str, Any]
+) -> None:
+    """A large ridge leaves the blocks' linear layers at the inner base; the suite's order is not that of names."""
+    assert odd.task_names != sorted(odd.task_names)
+    expected = data_free(odd, **inner)
+    for rule, name in (("featcal", "first"), ("regmean", "anchor")):
+        still = {"extrapolation": 1.0} if rule == "featcal" else {}
+        found = made(odd, rule, tmp_path, **{name: inner}, ridge=1e9, **still)
+        assert_close(*({layer: s[layer] for layer in s if layer.endswith(WEIGHTS)} for s in (found.state, expected)))
+        assert found.settings[name] == data_free_settings("inner", inner)  # said as it was asked for
+
+
+def test_a_list_in_another_order_of_tasks_is_the_same_base(odd: Suite, tmp_path: Path) -> None:
+    turned = odd.only(list(reversed(odd.task_names)))
+    for suite, scaling in ((odd, [0.5, 0.2, 0.1]), (turned, [0.1, 0.2, 0.5])):
+        made(suite, "featcal", tmp_path, first={"rule": "task_arithmetic", "scaling": scaling})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
 # ---- Fisher
 
 
@@ -507,6 +540,20 @@ def test_other_images_or_settings_are_another_base(odd: Suite, tmp_path: Path) -
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
+def test_the_same_files_read_as_whole_states_are_another_base(broken_folder: Path, tmp_path: Path) -> None:
+    """The suites' fingerprints do not tell the two."""
+    vectors = load_suite(broken_folder)
+    values = read_yaml(broken_folder / "suite.yaml")
+    for task in values["tasks"]:
+        task["finetuned"] = task.pop("task_vector")
+    write_yaml(broken_folder / "suite.yaml", values)
+    states = load_suite(broken_folder)
+    assert states.fingerprint == vectors.fingerprint
+    found = [made(suite, "regmean", tmp_path / "bases", ridge=1e9).state for suite in (vectors, states)]
+    for suite, state in zip((vectors, states), found, strict=True):
+        assert_close(state, data_free(suite, "weight_average"))
+
+
 def test_what_is_kept_says_how_it_was_made(odd: Suite, tmp_path: Path) -> None:
     from safetensors import safe_open
 
@@ -551,6 +598,19 @@ def test_wrong_settings_are_refused_before_anything_is_computed(
     assert not (tmp_path / "bases").exists()
 
 
+@pytest.mark.parametrize("name", BASES)
+def test_what_opens_the_tasks_own_models_refuses_tangent_ones(odd: Suite, tmp_path: Path, name: str) -> None:
+    """Their networks at θ0 + τ are not what was trained; the rest takes weights, and features of the tangent model."""
+    suite = replace(odd, file=replace(odd.file, finetuned_by="linearized"))
+    if BASES[name].opens_models:
+        with pytest.raises(SuiteError, match=r"suite odd: got finetuned_by: linearized; .*a suite of networks"):
+            made(suite, name, tmp_path / "bases")
+        assert not (tmp_path / "bases").exists()
+    else:
+        assert made(suite, name, tmp_path).state
+    assert BASES[name].opens_models == (name in FITS)
+
+
 def test_im_merge_takes_such_a_rule_as_any_other(odd: Suite) -> None:
     base = im.merge(odd, "regmean", images=IMAGES)
     assert base.rule == "regmean"
@@ -559,6 +619,24 @@ def test_im_merge_takes_such_a_rule_as_any_other(odd: Suite) -> None:
     assert base.label.startswith("regmean(images=20, off_diagonal=0.95")
     with pytest.raises(ConfigError, match=r"rule: got 'regmeann'.*regmean \(did you mean it\?\)"):
         im.merge(odd, "regmeann")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is not there has to fail")
+def test_a_base_that_reads_images_is_merged_on_the_device_that_is_asked_for(
+    odd: Suite, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # so that `auto` is a GPU
+    with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
+        im.merge(odd, "regmean", images=21)
+    with pytest.raises(ConfigError, match="device: got 'gpu'"):
+        im.merge(odd, "regmean", images=21, device="gpu")
+    assert im.merge(odd, "regmean", images=21, device="cpu").settings == by_images.resolve("regmean", {"images": 21})
+    assert main(["merge", "--suite", str(odd_folder), "--rule", "regmean:images=22", "--device", "cpu"]) == 0
+    (tmp_path / "space.yaml").write_text(SPACE.replace("task_arithmetic, scaling: 0.3", "regmean, images: 23"))
+    paths = {"space": tmp_path / "space.yaml", "suite": odd_folder, "out": tmp_path / "study"}
+    base = named_base(prepare(SearchPlan.of(**paths, device="cpu")))
+    assert base is not None
+    assert base.settings["images"] == 23
 
 
 def test_the_longest_unused_bases_go_when_there_is_no_room_and_the_last_one_stays(tmp_path: Path) -> None:

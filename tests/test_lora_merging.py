@@ -14,14 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intervmerge.bases.merged import merge
-from intervmerge.errors import CheckpointError
+from intervmerge.errors import CheckpointError, ConfigError
 from intervmerge.merging import RULES, State, merge_states
 from intervmerge.merging.entries.kernel import ByEntry
 from intervmerge.merging.lora.knots import Aligned, Seen, shared_directions
 from intervmerge.merging.lora.low_rank import LowRank, LowRankVector, places, scaling_of
-from intervmerge.merging.task_vectors import TaskVector
+from intervmerge.merging.task_vectors import TaskVector, combine
 from intervmerge.suites.readers.pairs import write_pairs
 from intervmerge.suites.suite import Suite, load_suite
+from intervmerge.trial.coefficients import CoefficientsConfig, learn_together
+from intervmerge.trial.config import TrainingConfig, TrialConfig
 
 KNOTS = [name for name, row in RULES.items() if isinstance(row.kernel, Aligned)]
 OFF = {"knots_ties": {"density": 1.0}, "knots_dare_ties": {"drop": 0.0}}
@@ -138,6 +140,32 @@ def test_rules_that_count_nothing_give_the_same_of_dense_copies(
     pretrained: State, adapters: dict[str, LowRankVector], rule: str
 ) -> None:
     assert_same(merge_states(pretrained, adapters, rule), merge_states(pretrained, dense(adapters), rule), atol=1e-5)
+
+
+def test_coefficients_by_layer_are_those_of_the_whole_tower(
+    pretrained: State, adapters: dict[str, LowRankVector]
+) -> None:
+    """As AdaMerging learns them; both parts of a stacked q, k, v take their layer's."""
+    scaling = torch.rand(len(adapters), len(pretrained), generator=torch.Generator().manual_seed(0)).tolist()
+    merged = merge_states(pretrained, adapters, "task_arithmetic", scaling=scaling)
+    assert_same(merged, merge_states(pretrained, dense(adapters), "task_arithmetic", scaling=scaling), atol=1e-5)
+    with pytest.raises(ConfigError, match=rf"task_arithmetic.scaling: .*3 lists of {len(pretrained)}"):
+        merge_states(pretrained, adapters, "task_arithmetic", scaling=[[0.1] * len(places(adapters))] * len(adapters))
+
+
+@pytest.mark.parametrize("settings", [{"depth": 0.5}, {"depth": 0.5, "scaling": 0.3}, {"scaling": "norms"}])
+@pytest.mark.parametrize("rule", ["task_arithmetic", "magmax"])
+def test_a_depth_counts_the_blocks_of_the_whole_encoder(
+    pretrained: State, adapters: dict[str, LowRankVector], rule: str, settings: dict[str, Any]
+) -> None:
+    """The last block that adapters move is not the encoder's; it may be the only one that they move."""
+    first = {
+        task: LowRankVector(SHAPES, [part for part in vector.pairs if part.layer == FC])
+        for task, vector in adapters.items()
+    }
+    for vectors in (adapters, first):
+        merged = merge_states(pretrained, vectors, rule, **settings)
+        assert_same(merged, merge_states(pretrained, dense(vectors), rule, **settings), atol=1e-5)
 
 
 def test_a_density_counts_only_what_adapters_move(pretrained: State, adapters: dict[str, LowRankVector]) -> None:
@@ -340,6 +368,17 @@ def test_a_suite_of_adapters_merges_by_name_of_a_rule(
 ) -> None:
     suite, vectors = adapted
     assert_same(merge(suite, rule).state, merge_states(suite.pretrained, vectors, rule), atol=1e-5, rtol=1e-4)
+
+
+def test_coefficients_learned_by_layer_merge_a_suite_of_adapters(
+    adapted: tuple[Suite, dict[str, LowRankVector]],
+) -> None:
+    suite, vectors = adapted
+    config = TrialConfig(training=TrainingConfig(steps=1, batch=8))
+    learned = learn_together(suite, config, CoefficientsConfig(by="layer"), "cpu").base
+    by_layer = torch.tensor(learned.settings["scaling"])
+    assert by_layer.shape == (len(vectors), len(suite.pretrained))
+    assert_same(learned.state, combine(suite.pretrained, vectors, by_layer), atol=1e-5)
 
 
 @pytest.mark.parametrize(

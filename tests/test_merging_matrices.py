@@ -110,6 +110,16 @@ def test_iso_cts_with_own_directions_has_equal_singular_values_and_is_not_iso_c(
     assert not torch.allclose(merged, merged_matrix(matrices, "iso_c"), atol=1e-2)
 
 
+def test_iso_cts_without_common_directions_is_made_of_the_tasks_own() -> None:
+    """5 columns of 3 tasks, none common: each has 2, one more in all than there is room for."""
+    matrices = tasks((7, 5))
+    parts = [torch.linalg.svd(matrix, full_matrices=False) for matrix in matrices]
+    sides = torch.cat([part.U[:, :2] for part in parts], 1), torch.cat([part.Vh[:2].mT for part in parts], 1)
+    polar = [whole.U @ whole.Vh for whole in (torch.linalg.svd(side, full_matrices=False) for side in sides)]
+    value = torch.cat([part.S[:2] for part in parts]).mean()
+    assert_close(merged_matrix(matrices, "iso_cts", common=0.1), polar[0] @ polar[1].mT * value)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_iso_cts_of_one_task_is_iso_c(shape: tuple[int, int]) -> None:
     assert_close(merged_matrix(tasks(shape, 1), "iso_cts"), merged_matrix(tasks(shape, 1), "iso_c"))

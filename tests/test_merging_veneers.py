@@ -66,6 +66,13 @@ def test_depth_scales_what_the_rule_gives_and_nothing_else(rule: str) -> None:
             assert deep[name].norm() > flat[name].norm()
 
 
+@pytest.mark.parametrize("settings", [{"depth": 0.5}, {"scaling": "norms"}])
+def test_where_the_merged_vector_is_zero_a_depth_leaves_the_pretrained_model(settings: dict[str, object]) -> None:
+    base = random_state(0)
+    merged = merge(base, random_vectors(), "consensus_task_arithmetic", agreement=4, **settings)
+    assert all(torch.equal(merged[name], base[name]) for name in base)
+
+
 def test_veneers_are_among_the_settings_only_when_asked_for() -> None:
     assert resolve_settings("iso_c", {"depth": 1})["scaling"] == "norms"
     assert resolve_settings("iso_c", {"depth": 1, "scaling": 0.5})["scaling"] == 0.5
@@ -127,6 +134,34 @@ def test_svc_changes_singular_values_alone(rule: str) -> None:
     inside = whole.U.mT @ calibrated @ whole.Vh.mT
     torch.testing.assert_close(inside, torch.diag(inside.diagonal()), atol=1e-9, rtol=0)
     assert not torch.allclose(calibrated, merged, atol=0.1)
+
+
+@pytest.mark.parametrize("svc", ["paper", "authors"])
+@pytest.mark.parametrize("rule", [rule for rule, row in RULES.items() if "scaling" in row.defaults])
+def test_beside_svc_too_a_depth_of_zero_is_the_rule_at_its_scaling(rule: str, svc: str) -> None:
+    vectors, chosen = random_vectors(), {"scaling": 0.4, "svc": svc, "svc_scaling": 0.7}
+    assert_same(merged_vector(vectors, rule, depth=0.0, **chosen), merged_vector(vectors, rule, **chosen))
+
+
+@pytest.mark.parametrize("svc", ["paper", "authors"])
+def test_svc_comes_after_a_scaling_by_norms_and_before_a_depth(svc: str) -> None:
+    """By norms task arithmetic is scaled by 1 / tasks; after calibration λ is `svc_scaling`, and α of the depth."""
+    vectors, chosen = random_vectors(), {"svc": svc, "svc_scaling": 0.5}
+    calibrated = merged_vector(vectors, "task_arithmetic", scaling=1 / 3, **chosen)
+    assert_same(merged_vector(vectors, "task_arithmetic", scaling="norms", **chosen), calibrated, atol=1e-5, rtol=1e-4)
+    deep = merged_vector(vectors, "task_arithmetic", scaling=1 / 3, depth=0.3, **chosen)
+    growth = {name: (0.5 + 0.3 * (block_of(name) or 0) / 2) / 0.5 for name in SHAPES}
+    assert_same(deep, {name: growth[name] * layer for name, layer in calibrated.items()})
+
+
+@pytest.mark.parametrize("noise", [1e-9, 1e-7])
+@pytest.mark.parametrize("rule", ["paper", "authors"])
+def test_a_task_of_rounding_errors_counts_in_svc_as_one_that_moved_nothing(rule: str, noise: float) -> None:
+    """A layer that one task left almost frozen, beside one that left it frozen."""
+    stack = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    almost, frozen = (torch.cat([stack[:2], share * stack[2:]]) for share in (noise, 0.0))
+    found = [calibrate(part.sum(0), part, rule, 0.1) for part in (almost, frozen)]
+    torch.testing.assert_close(*found, atol=100 * noise, rtol=0)
 
 
 def test_where_every_direction_holds_less_than_the_floor_svc_divides_by_it() -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from intervmerge.engines.batches import check_batch, shuffled
 from intervmerge.errors import ConfigError, lookup
 from intervmerge.files import locked, replacing
 from intervmerge.machine import cache_folder, find_device
+from intervmerge.merging.settings import of_tasks
 from intervmerge.settings import read_settings
 from intervmerge.suites.checkpoints import read_state
 from intervmerge.suites.suite import Suite
+from intervmerge.suites.teachers.own import refuse_tangent
 
 VERSION = 1
 """Of what the methods compute; another one makes every base anew."""
@@ -85,19 +87,22 @@ def make(
 
     Raises:
         ConfigError: unknown method, setting or device, or a value out of range; more images than a task has.
+        SuiteError: the method opens the tasks' own models, and they are tangent models.
         OSError: the folder cannot be written to.
     """
     chosen = _read(name, settings)
     where = find_device(device)
-    suite = suite.only(sorted(suite.task_names))
+    if BASES[name].opens_models:
+        refuse_tangent(suite)
+    suite, by_name = _by_name(suite, chosen)
     pixels = _pixels(suite, name, chosen)
     folder = folder or cache_folder() / "bases"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(suite, pixels, name, chosen)}.safetensors"
+    path = folder / f"{_key(suite, pixels, name, by_name)}.safetensors"
     if not path.exists():
         with locked(path.with_suffix(".lock")):  # one process computes, the others wait for it
             if not path.exists():
-                _write(path, Work(suite, pixels, chosen, where, progress), name)
+                _write(path, Work(suite, pixels, by_name, where, progress), name)
     os.utime(path)
     make_room(folder, MOST_BYTES)
     progress(1.0)
@@ -121,6 +126,15 @@ def _plain(chosen: FromImages) -> dict[str, Any]:
     return dict(vars(chosen))
 
 
+def _by_name(suite: Suite, chosen: FromImages) -> tuple[Suite, FromImages]:
+    """The suite with its tasks sorted by name, and the settings with the lists of an inner base in that order."""
+    order = sorted(range(len(suite.tasks)), key=lambda place: suite.task_names[place])
+    inner: dict[str, Any] = {
+        name: of_tasks(value, order) for name, value in vars(chosen).items() if isinstance(value, dict)
+    }
+    return suite.only([suite.task_names[place] for place in order]), replace(chosen, **inner)
+
+
 def _pixels(suite: Suite, name: str, chosen: FromImages) -> dict[str, Tensor]:
     sizes = {task.name: len(task.splits["adapt"]) for task in suite.tasks}
     fewest = min(sizes, key=lambda task: sizes[task])
@@ -139,8 +153,7 @@ def _key(suite: Suite, pixels: Mapping[str, Tensor], name: str, chosen: FromImag
     digest = hashlib.sha256(json.dumps([VERSION, suite.fingerprint, name, _plain(chosen)], sort_keys=True).encode())
     for task, images in sorted(pixels.items()):
         digest.update(task.encode())
-        if suite.is_tangent:  # the files are those of a suite of networks, what they teach is not
-            digest.update(suite.teacher(task).encode())
+        digest.update(suite.teacher(task).encode())  # the same files may be whole states, task vectors, tangent models
         digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()[:32]
 

@@ -52,21 +52,30 @@ class MergedBase:
         return f"{self.rule}({values})"
 
 
-def merge(suite: Suite, rule: str = "task_arithmetic", *, store: Store | None = None, **settings: Any) -> MergedBase:
+def merge(
+    suite: Suite,
+    rule: str = "task_arithmetic",
+    *,
+    store: Store | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> MergedBase:
     """Merge the task vectors of a suite into its pre-trained model.
 
     Args:
         suite: what to merge.
         rule: a row of merging.RULES, or of BASES: those read images.
         store: where what trials share is kept; bases of one suite may share one.
+        device: where a rule that reads images computes; `auto` is CUDA where there is one.
         settings: of the rule, such as `scaling=0.3`; one not given has the rule's default.
 
     Raises:
-        ConfigError: unknown rule or setting, or a value out of range.
+        ConfigError: unknown rule or setting, a value out of range, or no such device.
+        SuiteError: the rule opens the tasks' own models, and they are tangent models.
         CheckpointError: weights that are not finite.
     """
     warn_of_disagreements(suite)
-    complete, state = merged(suite, rule, settings)
+    complete, state = merged(suite, rule, settings, device)
     return MergedBase(suite, rule, complete, state, fingerprint(suite, state), store or InProcessStore())
 
 

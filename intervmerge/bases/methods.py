@@ -66,6 +66,8 @@ class ImageBase:
     make: Callable[[Work], dict[str, Tensor]]
     reads: str
     """What of the suite is read beside its weights."""
+    opens_models: bool
+    """Whether the tasks' own models are run as networks, opened at their layers; tangent models are none."""
     source: str
     about: str
 
@@ -134,25 +136,25 @@ ADAMERGING, ADARANK = "arXiv:2310.02575", "arXiv:2503.22178"
 
 # fmt: off
 BASES: Mapping[str, ImageBase] = MappingProxyType({row.name: row for row in (
-    ImageBase("regmean", RegMean, _regression(("own", "own")), IMAGES, "arXiv:2212.09849",
+    ImageBase("regmean", RegMean, _regression(("own", "own")), IMAGES, True, "arXiv:2212.09849",
               "each linear layer fitted to what enters it in the tasks' own models"),
-    ImageBase("regmean_pp", RegMean, _regression(("own", "merged")), IMAGES, "arXiv:2508.03121",
+    ImageBase("regmean_pp", RegMean, _regression(("own", "merged")), IMAGES, True, "arXiv:2508.03121",
               "each linear layer fitted to what enters it behind the merged blocks before it"),
-    ImageBase("fisher", Fisher, _fisher, HEADS, "arXiv:2111.09832",
+    ImageBase("fisher", Fisher, _fisher, HEADS, True, "arXiv:2111.09832",
               "mean of the weights, each entry by how much predictions hang on it"),
-    ImageBase("featcal", FeatCal, _featcal, IMAGES, "arXiv:2605.13030",
+    ImageBase("featcal", FeatCal, _featcal, IMAGES, True, "arXiv:2605.13030",
               "layers of a merged model refitted in order, drawn to the tasks' own features"),
-    ImageBase("adamerging_task_wise", AdaMerging, _coefficients("task", _whole), HEADS, ADAMERGING,
+    ImageBase("adamerging_task_wise", AdaMerging, _coefficients("task", _whole), HEADS, False, ADAMERGING,
               "a learned coefficient a task"),
-    ImageBase("adamerging_layer_wise", AdaMerging, _coefficients("layer", _whole), HEADS, ADAMERGING,
+    ImageBase("adamerging_layer_wise", AdaMerging, _coefficients("layer", _whole), HEADS, False, ADAMERGING,
               "a learned coefficient a task and layer"),
-    ImageBase("adamerging_pp_task_wise", AdaMergingPP, _coefficients("task", _elected), HEADS, ADAMERGING,
+    ImageBase("adamerging_pp_task_wise", AdaMergingPP, _coefficients("task", _elected), HEADS, False, ADAMERGING,
               "a learned coefficient a task, on what TIES leaves of the task vectors"),
-    ImageBase("adamerging_pp_layer_wise", AdaMergingPP, _coefficients("layer", _elected), HEADS, ADAMERGING,
+    ImageBase("adamerging_pp_layer_wise", AdaMergingPP, _coefficients("layer", _elected), HEADS, False, ADAMERGING,
               "a learned coefficient a task and layer, on what TIES leaves of the task vectors"),
-    ImageBase("adarank_sum", AdaRankSum, _directions(lambda work: dict(work.suite.pretrained)), HEADS, ADARANK,
+    ImageBase("adarank_sum", AdaRankSum, _directions(lambda work: dict(work.suite.pretrained)), HEADS, False, ADARANK,
               "learned choice of singular directions of the task vectors"),
     ImageBase("adarank_mean", AdaRankMean, _directions(lambda work: work.without_images("weight_average")), HEADS,
-              ADARANK, "learned choice of singular directions of what each model differs from their mean by"),
+              False, ADARANK, "learned choice of singular directions of what each model differs from their mean by"),
 )})
 # fmt: on

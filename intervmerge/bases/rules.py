@@ -39,15 +39,20 @@ def settings_known(rule: str) -> set[str]:
     return {*RULES[rule].defaults, *veneers}
 
 
-def merged(suite: Suite, rule: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+def merged(
+    suite: Suite, rule: str, settings: Mapping[str, Any], device: str = "auto"
+) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     """The complete settings and the merged weights by layer, fp32, on the CPU; read from disk where they lie there.
 
+    A rule that reads images computes on the device.
+
     Raises:
-        ConfigError: no such rule or setting, a value out of range, or more images than there are.
+        ConfigError: no such rule or setting, a value out of range, more images than there are, or no such device.
+        SuiteError: the rule opens the tasks' own models, and they are tangent models.
         CheckpointError: weights that are not finite.
     """
     complete = resolve(rule, settings)
     if rule in BASES:
-        return complete, by_images.make(suite, rule, **settings).state
+        return complete, by_images.make(suite, rule, device=device, **settings).state
     vectors = {task.name: task.task_vector for task in suite.tasks}
     return complete, merge_states(suite.pretrained, vectors, rule, **settings)

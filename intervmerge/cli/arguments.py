@@ -111,7 +111,7 @@ def choose_base(chosen: argparse.Namespace, suite: Suite) -> MergedBase:
     if chosen.rule != "auto":
         named = read_base(chosen.rule)
         own = {"rule": named} if isinstance(named, str) else named
-        return merge(suite, **{**own, **settings})
+        return merge(suite, device=chosen.device, **{**own, **settings})
     if settings:
         allowed = f"--rule NAME, or no {', '.join('--' + name for name in settings)}"
         raise ConfigError("--rule", "auto", "the sweep sets the settings itself", allowed)

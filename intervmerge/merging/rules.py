@@ -17,6 +17,7 @@ from intervmerge.errors import lookup
 from intervmerge.merging import veneers
 from intervmerge.merging.entries import sparsifiers
 from intervmerge.merging.entries.kernel import ByEntry, MergeLayer
+from intervmerge.merging.layers import count_blocks
 from intervmerge.merging.lora.knots import Aligned
 from intervmerge.merging.lora.low_rank import LowRankVector, at_places, places
 from intervmerge.merging.matrices import regression, spectral
@@ -127,10 +128,10 @@ def merge_states(
     states; of any other state that computes its layers it holds one layer more.
 
     Where all are of low rank, only the rows that one of them moves are merged, q, k and v apart where adapters have
-    them apart: shares such as a density count these alone, and coefficients by layer are by moved part.
+    them apart: shares such as a density count these alone. Coefficients by layer and blocks are the whole model's.
 
     Args:
-        pretrained: fixes the order of the layers.
+        pretrained: fixes the order of the layers, of coefficients too.
         task_vectors: task name -> task vector, in the order of the coefficients.
         rule: a name in `RULES`, or a row of your own.
         settings: see `resolve_settings`.
@@ -142,32 +143,40 @@ def merge_states(
     row = _row(rule)
     chosen = resolve_settings(row, settings)
     check_tasks(pretrained, task_vectors)
+    blocks = count_blocks(pretrained)
+    veneers.check_depth(blocks, chosen)
+    scaling = 1.0 if veneers.scales_at_the_end(chosen) else chosen.get("scaling", 1.0)
+    given = torch.tensor(scaling, dtype=torch.float32)
+    coefficients = by_task_and_layer(given, len(task_vectors), len(pretrained), f"{row.name}.scaling")
+    columns = dict(zip(pretrained, coefficients.unbind(1), strict=True))
     low_rank = {task: vector for task, vector in task_vectors.items() if isinstance(vector, LowRankVector)}
     if low_rank.keys() < task_vectors.keys():
-        return _merged(pretrained, task_vectors, row, chosen)
+        return _merged(pretrained, task_vectors, row, chosen, columns, blocks)
     where = places(low_rank)
     moved = {task: at_places(vector, where) for task, vector in low_rank.items()}
-    parts = _merged({name: place.rows(pretrained) for name, place in where.items()}, moved, row, chosen)
+    rows = {name: place.rows(pretrained) for name, place in where.items()}
+    columns = {name: columns[place.layer] for name, place in where.items()}
+    parts = _merged(rows, moved, row, chosen, columns, blocks)
     whole = {layer: _place(layer, base).copy_(base) for layer, base in pretrained.items()}
     for name, place in where.items():
         place.rows(whole).copy_(parts.pop(name))
     return whole
 
 
-def _merged(pretrained: State, task_vectors: Mapping[str, State], row: Rule, chosen: Settings) -> dict[str, Tensor]:
-    """`merge_states`, settings complete, over all layers of `pretrained`."""
-    veneers.check_depth(pretrained, chosen)
+def _merged(
+    pretrained: State,
+    task_vectors: Mapping[str, State],
+    row: Rule,
+    chosen: Settings,
+    columns: Mapping[str, Tensor],
+    blocks: int,
+) -> dict[str, Tensor]:
+    """`merge_states` over all layers of `pretrained`: settings complete, λ [tasks] by layer, the encoder's blocks."""
     merged = {layer: _place(layer, base) for layer, base in pretrained.items()}
-    at_end = veneers.scales_at_the_end(chosen)
-    scaling = torch.tensor(1.0 if at_end else chosen.get("scaling", 1.0), dtype=torch.float32)
-    coefficients = by_task_and_layer(scaling, len(task_vectors), len(pretrained), f"{row.name}.scaling")
     merge_layer = row.kernel.start(task_vectors, chosen)
-    for layer, column in zip(merged, coefficients.unbind(1), strict=True):
-        _fill(merged[layer], merge_layer(layer, column))
-        if "svc" in chosen:
-            merged[layer] = veneers.calibrate_layer(layer, merged[layer], task_vectors, chosen)
-    for layer, scale in veneers.scales_by_layer(merged, task_vectors, chosen).items() if at_end else ():
-        merged[layer].mul_(scale)
+    for layer, place in merged.items():
+        _fill(place, merge_layer(layer, columns[layer]))
+    veneers.put_on(merged, task_vectors, chosen, blocks)
     for layer, base in pretrained.items():
         merged[layer].add_(base.float())
     return merged

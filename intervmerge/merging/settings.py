@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -55,6 +55,19 @@ def _read(where: str, name: str, value: object, setting: Setting) -> Any:
         return setting.read(value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{where}.{name}", repr(value), "out of range", setting.allowed) from None
+
+
+def of_tasks(settings: Settings, order: Sequence[int]) -> dict[str, Any]:
+    """Complete settings of a rule for the same tasks in another order: what is one a task goes with its task.
+
+    Args:
+        settings: as `resolve` gives them; tuples are one a task.
+        order: places of the tasks, the new first one's first. A tuple of another length is left for the rule to refuse.
+    """
+    return {
+        name: tuple(value[place] for place in order) if isinstance(value, tuple) and len(value) == len(order) else value
+        for name, value in settings.items()
+    }
 
 
 def _numbers(most_dimensions: int, fits: Callable[[float], bool] = lambda number: True) -> Callable[[Any], Any]:

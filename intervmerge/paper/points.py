@@ -179,7 +179,7 @@ def _together(order: Order, of: Training, coefficients: CoefficientsConfig, bega
 
 def _bench(order: Order, of: Training) -> Bench:
     """The base reads the images that its own settings say, all else the point's."""
-    base = merge(order.suite, rule_of(of.base), **rest_of(of.base))
+    base = merge(order.suite, rule_of(of.base), device=order.device, **rest_of(of.base))
     return streaming(replace(base, suite=limited(order.suite, of.images)), order.device)
 
 

@@ -83,7 +83,8 @@ class Driver:
         self._roster = roster_of(prepared)
         self._here = prepared.plan.address is None
         self._own, self._base = base, share(base, here=self._here)
-        self._shelf = Shelf(base, study.journal, watch.phase) if self._sampling.bases is not None else None
+        self._device, searched = prepared.merging_device, self._sampling.bases is not None
+        self._shelf = Shelf(base, study.journal, self._device, watch.phase) if searched else None
         self._search = self._sampling.space.search
         self._stopping = Stopping(self._search.patience)
         self._tensors: Mapping[str, Tensor] = {}
@@ -122,7 +123,7 @@ class Driver:
         self._route(crew, "validation")
         self._compare(crew, "validation")
         left = unmeasured(self._sampling.space, self._study.record)
-        measure_alone(crew, self._suite, self._study, left, "validation", self._watch.progress)
+        measure_alone(crew, self._suite, self._study, left, "validation", self._device, self._watch.progress)
 
     def _route(self, crew: Crew, split: str) -> None:
         """Where joint accuracy is asked for, to which task the base sends each image: once for all trials."""
@@ -273,7 +274,8 @@ class Driver:
             return
         with self._roster.crew(self._base, self._interrupt.check) as crew:
             self._read_test(crew)
-            final = Final(self._study, self._suite, crew, self._watch, self._left, self._shelf, self._here, every)
+            where = self._here, self._device
+            final = Final(self._study, self._suite, crew, self._watch, self._left, self._shelf, *where, every)
             if repeats:
                 final.repeat()
             final.measure()

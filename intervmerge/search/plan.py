@@ -134,6 +134,11 @@ class Prepared:
     caches: CachePlan | None = None
     """What will be kept of the base; None where the nodes of a cluster decide."""
 
+    @property
+    def merging_device(self) -> str:
+        """Where bases are merged: in this process, so that of a cluster's nodes the device says nothing."""
+        return self.device if self.plan.address is None else "auto"
+
 
 def prepare(plan: SearchPlan) -> Prepared:
     """Read and check everything that the user gave.
@@ -184,7 +189,7 @@ def named_base(prepared: Prepared) -> MergedBase | None:
         return None
     values = whole_base(named)
     settings = {name: value for name, value in values.items() if name != "rule"}
-    return merge(prepared.suite, str(values["rule"]), **settings)
+    return merge(prepared.suite, str(values["rule"]), device=prepared.merging_device, **settings)
 
 
 def among(prepared: Prepared, bases: Sequence[Mapping[str, Any]]) -> Prepared:

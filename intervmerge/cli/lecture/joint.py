@@ -68,7 +68,8 @@ def _of_rule(chosen: argparse.Namespace) -> tuple[MergedBase, Interventions | No
 
     chosen.suite = chosen.suite or "mini8"
     named = read_base(chosen.rule or "task_arithmetic")
-    base = merge(open_suite(chosen), **({"rule": named} if isinstance(named, str) else named))
+    own = {"rule": named} if isinstance(named, str) else named
+    base = merge(open_suite(chosen), device=chosen.device, **own)
     return base, None, base.label
 
 

@@ -57,7 +57,7 @@ def isotropic_with_tasks(stack: Tensor, settings: Settings) -> Tensor:
     """Iso-CTS: common directions of the sum, and of each task a few of what they leave, all of one singular value."""
     tasks, smaller = len(stack), min(stack.shape[1:])
     specific = round((smaller - int(settings["common"] * smaller)) / tasks)
-    left, values, right = triplets(summed(stack), smaller - specific * tasks)
+    left, values, right = triplets(summed(stack), max(0, smaller - specific * tasks))
     rests = (matrix.double() - left @ (left.mT @ matrix.double()) for matrix in stack)
     largest = float(values[0]) if len(values) else 0.0
     found = [triplets(rest, specific, beside=largest) for rest in rests] if specific else []
@@ -100,7 +100,7 @@ def calibrate(merged: Tensor, stack: Tensor, rule: str, floor: float) -> Tensor:
     """
     left, _, _ = triplets(merged)
     rows = left.mT @ merged.double()
-    held = torch.stack([_held(rows, left.mT @ matrix.double()) for matrix in stack])
+    held = _held(rows, torch.stack([left.mT @ matrix.double() for matrix in stack]))
     if rule == "paper":
         divisor = held.clamp(min=floor).mean(0)
     else:
@@ -109,9 +109,14 @@ def calibrate(merged: Tensor, stack: Tensor, rule: str, floor: float) -> Tensor:
     return calibrated
 
 
-def _held(rows: Tensor, of_task: Tensor) -> Tensor:
-    """⟨a, b⟩ / ‖b‖² by row; 0 where the task has nothing."""
-    return (rows * of_task).sum(1) / of_task.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+def _held(rows: Tensor, of_tasks: Tensor) -> Tensor:
+    """⟨a, b⟩ / ‖b‖² [tasks, rows]; 0 where the task has nothing, or no more than rounding errors beside the largest.
+
+    Both sources divide by at least 1e-12 instead: then a layer that a task left almost frozen would count by its noise.
+    """
+    squares = of_tasks.square().sum(-1)
+    moved = squares > RANK**2 * squares.max() if squares.numel() else squares > 0
+    return torch.where(moved, (rows * of_tasks).sum(-1) / squares, 0.0)
 
 
 def _mean(values: Tensor) -> Tensor:

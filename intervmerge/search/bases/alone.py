@@ -19,16 +19,19 @@ from intervmerge.workers.preparing import Tell, bare_scores
 
 
 def measure_alone(
-    crew: Crew, suite: Suite, study: Study, bases: Iterable[Mapping[str, Any]], split: str, tell: Tell
+    crew: Crew, suite: Suite, study: Study, bases: Iterable[Mapping[str, Any]], split: str, device: str, tell: Tell
 ) -> None:
     """Measure bases, by rule and complete settings, on a split; the crew works on the last of them from here on.
+
+    Those that read images are merged on the device.
 
     Raises:
         InputError: one of them cannot be merged.
     """
     for values in bases:
         began = time.perf_counter()
-        base = merge(suite, values["rule"], **{name: of for name, of in values.items() if name != "rule"})
+        settings = {name: of for name, of in values.items() if name != "rule"}
+        base = merge(suite, values["rule"], device=device, **settings)
         fresh = BareBase(base.fingerprint, base.label, base.values, seconds=time.perf_counter() - began)
         known = {base_key(complete(one.values)): one for one in study.record.alone}
         own = known.get(base_key(base.values), fresh)

@@ -18,7 +18,7 @@ def known_base(prepared: Prepared, journal: Journal) -> MergedBase | None:
     settings = journal.settings
     if prepared.sampling.space.bases[0] not in SWEPT or not settings:
         return None
-    return merge(prepared.suite, settings["rule"], **settings["rule_settings"])
+    return merge(prepared.suite, settings["rule"], device=prepared.merging_device, **settings["rule_settings"])
 
 
 def known_bases(prepared: Prepared, journal: Journal) -> Prepared:

@@ -21,11 +21,12 @@ class Shelf:
     Args:
         own: the base that fronts are measured from.
         journal: of the study.
+        device: where bases that read images are merged.
         say: told in words what is merged.
     """
 
-    def __init__(self, own: MergedBase, journal: Journal, say: Callable[[str], None]) -> None:
-        self._suite, self._journal, self._say = own.suite, journal, say
+    def __init__(self, own: MergedBase, journal: Journal, device: str, say: Callable[[str], None]) -> None:
+        self._suite, self._journal, self._device, self._say = own.suite, journal, device, say
         self._merged = {base_key(own.values): own}
         self._shared: dict[str, OtherBase] = {}
         self._note(own, 0.0)
@@ -44,7 +45,8 @@ class Shelf:
 
     def _made(self, values: Mapping[str, Any]) -> MergedBase:
         began = time.perf_counter()
-        base = merge(self._suite, values["rule"], **{name: of for name, of in values.items() if name != "rule"})
+        settings = {name: of for name, of in values.items() if name != "rule"}
+        base = merge(self._suite, values["rule"], device=self._device, **settings)
         seconds = time.perf_counter() - began
         self._say(f"base {base.label}: merged in {seconds:.1f} s")
         former = [name for name, known in self._journal.bases().items() if known.values == values]

@@ -33,6 +33,8 @@ class Final:
     """Of the bases, where these are searched."""
     here: bool
     """Whether all workers are on this machine."""
+    device: str
+    """Where bases that read images are merged."""
     every: bool = False
     """Whether every complete trial is a finalist, or those of the front."""
 
@@ -52,7 +54,7 @@ class Final:
             self._pairs({number: untested[number] for number in numbers})
         self._bases()
         alone = [base.values for base in self.study.record.untested_alone]
-        measure_alone(self.crew, self.suite, self.study, alone, "test", self.watch.progress)
+        measure_alone(self.crew, self.suite, self.study, alone, "test", self.device, self.watch.progress)
 
     def _on_each_base(self, trials: Iterable[Record]) -> Iterator[Collection[int]]:
         """The numbers of trials, base after base; the crew works on theirs meanwhile."""

@@ -22,8 +22,16 @@ def network(suite: Suite, task: Task) -> Encoder:
     Raises:
         SuiteError: it is a tangent model, which has none.
     """
-    found = fine_tuned(suite, task)
-    if not isinstance(found, Encoder):
+    refuse_tangent(suite)
+    return suite.encoder(task.finetuned, f"fine-tuned {task.name}")
+
+
+def refuse_tangent(suite: Suite) -> None:
+    """Refuse a suite whose tasks' own models are no networks on their weights.
+
+    Raises:
+        SuiteError: they are tangent models.
+    """
+    if suite.is_tangent:
         got, rule = f"finetuned_by: {suite.file.finetuned_by}", "what is asked of blocks, a tangent model has none"
         raise SuiteError(f"suite {suite.name}", got, rule, "a suite of networks, or what looks at features alone")
-    return found
