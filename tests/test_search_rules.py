@@ -460,6 +460,19 @@ def test_patience_ends_a_search_whose_front_has_not_grown(
     assert (reason is not None and f"last {patience} trials" in reason) == ends
 
 
+@pytest.mark.parametrize("other", [{"probe": True}, {"taken_from": "other/0"}])
+def test_patience_counts_what_the_study_trained_in_full_itself(other: dict[str, Any]) -> None:
+    flat = record_of([0.6] * 6)
+    foreign = [replace(trial, **other) for trial in flat.trials]
+    assert stalled(flat, 2)
+    for own in range(4):
+        study = replace(flat, trials=[*foreign[:3], *flat.trials[3 : 3 + own]])
+        assert stalled(study, 2) == (own >= 2)
+    assert not stalled(replace(flat, trials=[*flat.trials[:2], *foreign[2:]]), 2)
+    better = replace(record_of([0.6, 0.6, 0.6, 0.9]).trials[3], **other)
+    assert not stalled(replace(flat, trials=[*flat.trials[:3], better]), 2)  # and yet the front has grown
+
+
 def test_growth_is_of_the_hypervolume_and_less_than_a_thousandth_is_none() -> None:
     first = record_of([0.7]).hypervolume()
     for better in (0.7004, 0.71):
