@@ -364,6 +364,22 @@ def test_a_poor_base_gets_its_probes_and_no_other_trial(tmp_path: Path, workers:
     assert sum(map(len, counts["iso_c"].values())) > 40
 
 
+def test_a_probe_that_was_asked_and_not_begun_when_a_search_was_killed_is_asked_again_as_one(tmp_path: Path) -> None:
+    space = sampling(tmp_path)
+    folder = holding(tmp_path)
+    first = Journal(folder, SAMPLERS["tpe"](0))
+    Tournament(space, first, "accuracy").begin()
+    queued = first.study.get_trials()
+    first.study.ask()  # killed before it was written down
+    second = Journal(folder, SAMPLERS["tpe"](0))
+    assert second.reopened("accuracy") == []
+    Tournament(space, second, "accuracy").begin()
+    asked = [second.study.ask() for _ in queued]
+    assert {PROBE in trial.user_attrs for trial in asked} == {True}
+    fixed = [second.study.get_trials()[trial.number].system_attrs["fixed_params"] for trial in asked]
+    assert fixed == [trial.system_attrs["fixed_params"] for trial in (*queued[1:], queued[0])]
+
+
 # The sweep
 
 
