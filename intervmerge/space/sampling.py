@@ -270,7 +270,8 @@ class Sampling:
         Of a setting that the paper does not name, each with every value.
         """
         known = {name: domain for name, domain in domains(self.space).items() if name.startswith("intervention.")}
-        names, found = [name.removeprefix("intervention.") for name in known], set()
+        names = [name.removeprefix("intervention.") for name in known]
+        found: set[str] = set()
         for prior in self.priors():
             axes = [[prior[name]] if name in prior else extremes(domain) for name, domain in known.items()]
             for values in itertools.product(*axes):

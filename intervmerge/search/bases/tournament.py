@@ -92,9 +92,9 @@ class Tournament:
         new ones, as long as the search may begin another."""
         begun = by_base(known)
         others = dropped(known, self._select) | waiting(known)
-        new = self._bases.points.keys() - begun if len(begun) < self._most else ()
         searched = {key: len(trials) for key, trials in begun.items() if key not in others}
-        return {**searched, **{key: 0 for key in self._bases.points if key in new}}
+        new = self._bases.points if len(begun) < self._most else {}
+        return {**searched, **{key: 0 for key in new if key not in begun}}
 
     def instead(self, known: Collection[Record]) -> list[str]:
         """Keys of the bases that are searched further, that with the fewest trials first; where there is none, of one
