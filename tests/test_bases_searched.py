@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,15 +33,19 @@ from intervmerge.records.growth import Axes, growth_of
 from intervmerge.records.record import Record, Rung
 from intervmerge.records.scores import Score, Scores, accuracy, joint_accuracy
 from intervmerge.records.stopping import Known
+from intervmerge.search.bases.searcher import BasesSearcher
+from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.bases.tournament import PROBE, Tournament
 from intervmerge.search.driver import Driver
 from intervmerge.search.plan import SearchPlan, prepare
 from intervmerge.search.run import run_search
+from intervmerge.search.searcher import LISTED
+from intervmerge.session.object_store import OtherBase
 from intervmerge.session.session import ray_session
 from intervmerge.space.bases import in_words
 from intervmerge.space.bases.probes import probes, shortened
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.space.sampling import Sampling
+from intervmerge.space.sampling import Sampling, text_of
 from intervmerge.space.space import read_space
 from intervmerge.study.journal import Journal
 from intervmerge.study.layout import trial_folder
@@ -51,6 +56,7 @@ from intervmerge.trial.bench import Bench
 from intervmerge.trial.run import FILE
 from intervmerge.trial.sweep.wide import HANDED, Weighed, figures, handed
 from intervmerge.views.runs import EXPERIMENT, NUMBER
+from intervmerge.workers.assignment import ASSIGNMENT, Report
 
 # Ray, MLflow and Optuna warn of their own affairs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -325,13 +331,14 @@ def test_a_base_whose_probes_run_waits() -> None:
 
 def simulated(space: Sampling, folder: Path, workers: int, level: dict[str, float]) -> list[Record]:
     """The records of a search in which a trial ends at once, so many at a time, with what its base is good for."""
+    assert space.bases is not None
     journal = Journal(holding(folder), SAMPLERS["tpe"](0))
     tournament = Tournament(space, journal, "accuracy")
     tournament.begin()
     known: list[Record] = []
     running: list[Record] = []
     for _ in range(200):
-        if len(running) == workers or tournament.holds(running):
+        if len(running) == workers or tournament.holds(running, known):
             first = running.pop(0)
             share = level[first.base["rule"]] + first.extra_params / 1e7
             known[first.number] = replace(first, state="complete", rungs=(Rung(2, 0.0, scores(share)),))
@@ -342,8 +349,8 @@ def simulated(space: Sampling, folder: Path, workers: int, level: dict[str, floa
         record = Record(number, "running", 0, {}, {}, drawn.extra_params, base=drawn.base, probe=probe)
         if not probe and tournament.refusal(drawn.base, known):
             record = replace(record, state="pruned")
-            if not tournament.queued() and (other := tournament.instead(known)):
-                journal.study.enqueue_trial({**asked.params, **other})
+            if others := tournament.instead(known):
+                journal.study.enqueue_trial({**asked.params, **space.bases.points[others[0]][1]})
         else:
             running.append(record)
         known.append(record)
@@ -362,6 +369,114 @@ def test_a_poor_base_gets_its_probes_and_no_other_trial(tmp_path: Path, workers:
     assert counts["weight_average"] == {base_key({"rule": "weight_average"}): [True, True]}
     assert all(probed == [True, True] for probed in counts["ties_sum"].values())
     assert sum(map(len, counts["iso_c"].values())) > 40
+
+
+def test_a_probe_that_was_asked_and_not_begun_when_a_search_was_killed_is_asked_again_as_one(tmp_path: Path) -> None:
+    space = sampling(tmp_path)
+    folder = holding(tmp_path)
+    first = Journal(folder, SAMPLERS["tpe"](0))
+    Tournament(space, first, "accuracy").begin()
+    queued = first.study.get_trials()
+    first.study.ask()  # killed before it was written down
+    second = Journal(folder, SAMPLERS["tpe"](0))
+    assert second.reopened("accuracy") == []
+    Tournament(space, second, "accuracy").begin()
+    asked = [second.study.ask() for _ in queued]
+    assert {PROBE in trial.user_attrs for trial in asked} == {True}
+    fixed = [second.study.get_trials()[trial.number].system_attrs["fixed_params"] for trial in asked]
+    assert fixed == [trial.system_attrs["fixed_params"] for trial in (*queued[1:], queued[0])]
+
+
+class Named(Shelf):
+    """Bases of which nothing but the name is there: for a search whose figures are made up."""
+
+    def __init__(self) -> None:
+        """No base is merged."""
+
+    def ready(self, values: Mapping[str, Any]) -> OtherBase:
+        """Told by its rule and settings."""
+        return OtherBase(values["rule"], {}, base_key(values), None)
+
+    @property
+    def bare(self) -> dict[str, Scores]:
+        """None is measured."""
+        return {}
+
+
+def searcher_of(space: Sampling, folder: Path, **more: Any) -> tuple[BasesSearcher, Journal]:
+    """A searcher on a journal of its own, without Ray."""
+    journal = Journal(holding(folder), SAMPLERS[space.space.search.sampler](space.space.search.seed))
+    silent = lambda event, record: None  # noqa: E731
+    budget = space.space.search.max_extra_params
+    return BasesSearcher(Named(), journal, space, "accuracy", budget, scores(0.3), silent, **more), journal
+
+
+def trained(
+    space: Sampling, folder: Path, workers: int, level: Mapping[str, float], last: str = "", most: int = 99, **more: Any
+) -> list[Record]:
+    """What a search trains that is polled as Tune polls it; trials end in their order, those of one rule after all
+    others. A poll that begins none writes one refused trial at most."""
+    searcher, journal = searcher_of(space, folder, **more)
+    running: dict[str, Record] = {}
+    found: list[Record] = []
+    for number in range(500):
+        before = journal.next_number
+        asked = "full" if len(running) == workers else searcher.suggest(str(number))
+        if isinstance(asked, dict):
+            running[str(number)] = asked[ASSIGNMENT].record
+            continue
+        assert journal.next_number - before <= 1
+        if asked == "FINISHED":
+            return [*found, *running.values()]
+        first = min(running, key=lambda name: (running[name].base["rule"] == last, int(name)))
+        record = running.pop(first)
+        share = level[record.base["rule"]] + record.extra_params / 1e7
+        steps = record.training["steps"]
+        found.append(replace(record, state="complete", rungs=(Rung(steps, 0.0, scores(share)),)))
+        searcher.on_trial_complete(first, Report(found[-1]).result)
+        if len(found) == most:
+            return found
+    raise AssertionError("it does not end")
+
+
+EVEN = {"ties_sum": 0.6, "iso_c": 0.6}
+TWO = SPACE.replace("scaling: {low: 0.2, high: 0.6, step: 0.2}", "scaling: 0.4")
+FEW = TWO.replace("[noreft, lobireft]", "[consreft]")
+"""Of which none is the paper's, so that bases have no probes."""
+
+
+def test_while_all_bases_wait_nothing_is_asked(tmp_path: Path) -> None:
+    searcher, journal = searcher_of(sampling(tmp_path, FEW), tmp_path)
+    begun = [searcher.suggest(str(number))[ASSIGNMENT].record for number in range(2 * PROBES)]
+    assert len(waiting(begun)) == 2
+    written = journal.next_number
+    for number in range(20):
+        assert searcher.suggest(f"poll {number}") is None
+    assert journal.next_number == written
+    for number, record in enumerate(begun):
+        done = replace(record, state="complete", rungs=(Rung(4, 0.0, scores(0.6)),))
+        searcher.on_trial_complete(str(number), Report(done).result)
+    assert searcher.suggest("next") != "FINISHED"
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+@pytest.mark.parametrize("last", ["ties_sum", "iso_c"])
+def test_a_search_does_not_end_while_a_base_waits(sampler: str, last: str, tmp_path: Path) -> None:
+    space = sampling(tmp_path, FEW.replace("trials: 6", f"trials: 99, sampler: {sampler}"))
+    said: list[str] = []
+    found = trained(space, tmp_path, 4, EVEN, last, say=said.append)
+    keys = {drawn.key for drawn, _ in space.grid() or ()}
+    assert len(found) == len(keys) == 6
+    assert said[-1] == LISTED
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_papers_configurations_are_trained_whatever_base_they_are_drawn_on(workers: int, tmp_path: Path) -> None:
+    space = sampling(tmp_path, SPACE.replace("trials: 6", "trials: 40"))
+    found = trained(space, tmp_path, workers, {"ties_sum": 0.4, "iso_c": 0.8}, most=16)
+    whole = [text_of(record.intervention) for record in found if not record.probe]
+    assert len(space.spared()) > PROBES
+    assert set(whole[: len(space.spared())]) == space.spared()  # before the sampler draws any
 
 
 # The sweep

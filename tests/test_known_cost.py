@@ -9,6 +9,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from odd_suite import TASKS as CLASSES
@@ -180,6 +181,19 @@ def test_the_papers_configurations_are_known_as_records_have_them() -> None:
     drawn = [text_of(asdict(d.trial)["intervention"]) for d in sampling.sample(3000) if d is not None]
     through_json = {text_of(json.loads(text)) for text in drawn}
     assert found & through_json  # some are drawn, and are then the same text
+
+
+def test_the_papers_configurations_are_spared_whatever_they_have_where_the_paper_says_nothing(tmp_path: Path) -> None:
+    suite = load_suite("mini8")
+    text = "intervention:\n  formula: {choices: [noreft, lobireft]}\n  start: {choices: [identity, paper]}\n"
+    (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+    sampling = Sampling(read_space(tmp_path / "s.yaml"), suite.architecture, len(suite.tasks))
+    found = [json.loads(text) for text in sampling.spared()]
+    asked = optuna.create_study()
+    asked.enqueue_trial(sampling.priors()[0])
+    first = asdict(sampling.draw(asked.ask()).trial)["intervention"]
+    assert all(json.loads(text_of({**first, "start": start})) in found for start in ("identity", "paper"))
+    assert len(found) == 2 * len(sampling.priors())
 
 
 # ---- what becomes of them

@@ -39,7 +39,7 @@ from intervmerge.settings import read_settings
 from intervmerge.space.samplers import ASKS, CHEAPER, SAMPLERS, HandsOver, Pace
 from intervmerge.space.sampling import Sampling
 from intervmerge.space.space import read_space
-from intervmerge.study.journal import Journal
+from intervmerge.study.journal import SETTINGS, Journal
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import Study, load_study, settings_of, take_up
 from intervmerge.study.warm_start import locate, take_over
@@ -284,7 +284,7 @@ def test_what_another_study_trained_is_taken_over_with_its_file_and_never_asked_
 ) -> None:
     other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", SMALL), odd_folder, 12)
     study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", SMALL, sampler="grid"), odd_folder, 0)
-    assert take_over(study, other, prepared.sampling) == (12, [])
+    assert take_over(study, other, prepared.sampling, prepared.suite) == (12, [])
     theirs = {record.number: record for record in other.record.complete}
     for record in study.record.complete:
         name, _, number = record.taken_from.partition("/")
@@ -294,7 +294,7 @@ def test_what_another_study_trained_is_taken_over_with_its_file_and_never_asked_
         file = trial_folder(study.folder, record.number) / FILE
         assert sha256(file.read_bytes()).hexdigest() == record.sha256
         Interventions.load(file)
-    assert take_over(study, other, prepared.sampling) == (0, [])  # resumed with the same command
+    assert take_over(study, other, prepared.sampling, prepared.suite) == (0, [])  # resumed with the same command
     keys = {drawn.key for drawn, _ in prepared.sampling.grid() or ()}
     rest = drive(by_hand(study.folder, prepared.sampling), 1000)
     assert len(rest) == len(keys) - 12
@@ -306,7 +306,7 @@ def test_what_another_study_trained_is_taken_over_with_its_file_and_never_asked_
 def test_a_sampler_learns_from_what_is_taken_over(name: str, odd_folder: Path, tmp_path: Path) -> None:
     other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml"), odd_folder, 12)
     study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", sampler=name), odd_folder, 0)
-    assert take_over(study, other, prepared.sampling)[0] == 12
+    assert take_over(study, other, prepared.sampling, prepared.suite)[0] == 12
     told = study.journal.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     mine = other.journal.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     assert {tuple(trial.values) for trial in told} == {tuple(trial.values) for trial in mine}
@@ -321,7 +321,7 @@ def test_what_lies_outside_the_space_or_its_budget_is_left_where_it_is(odd_folde
     other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", SMALL), odd_folder, 16)
     text = SMALL.replace("high: 4", "high: 2").replace("noreft, ", "")
     study, prepared = studied(tmp_path / "study", write(tmp_path / "t.yaml", text, max_extra_params=800), odd_folder, 0)
-    taken, _ = take_over(study, other, prepared.sampling)
+    taken, _ = take_over(study, other, prepared.sampling, prepared.suite)
     for record in other.record.complete:
         inside = record.intervention["formula"] != "noreft" and record.intervention["rank"] <= 2
         assert (locate(record, prepared.sampling) is not None) == (inside and record.extra_params <= 800)
@@ -353,9 +353,29 @@ def test_a_file_that_is_not_what_its_record_says_is_not_taken_over(odd_folder: P
     (trial_folder(other.folder, first.number) / FILE).write_bytes(b"torn")
     (trial_folder(other.folder, second.number) / FILE).unlink()
     study, prepared = studied(tmp_path / "study", tmp_path / "s.yaml", odd_folder, 0)
-    added, broken = take_over(study, other, prepared.sampling)
+    added, left = take_over(study, other, prepared.sampling, prepared.suite)
     assert added == 1
-    assert sorted(broken) == sorted(f"other/{record.number}" for record in (first, second))
+    rule = "is not taken over: its file of interventions is not what its record says"
+    assert sorted(left) == sorted(f"trial other/{record.number} {rule}" for record in (first, second))
+
+
+@pytest.mark.parametrize("own", ["{rule: task_arithmetic, scaling: 0.3}", "{rule: ties_sum, scaling: 0.6}"])
+def test_a_trial_on_other_weights_than_its_rule_gives_here_is_not_taken_over(
+    own: str, odd_folder: Path, tmp_path: Path
+) -> None:
+    one = write(tmp_path / "s.yaml", SMALL.replace("{rule: task_arithmetic, scaling: 0.3}", own))
+    searched = "{rule: {choices: [task_arithmetic, ties_sum]}, scaling: {choices: [0.3, 0.6]}}"
+    both = write(tmp_path / "t.yaml", SMALL.replace("{rule: task_arithmetic, scaling: 0.3}", searched))
+    other, _ = studied(tmp_path / "other", one, odd_folder, 2)
+    same, prepared = studied(tmp_path / "same", both, odd_folder, 0)
+    assert take_over(same, other, prepared.sampling, prepared.suite) == (2, [])
+    assert list(same.journal.bases()) == [other.settings["base_fingerprint"]]
+    other.journal.note(SETTINGS, {**other.settings, "base_fingerprint": "a" * 16})  # of a machine that rounds otherwise
+    study, prepared = studied(tmp_path / "study", both, odd_folder, 0)
+    added, left = take_over(study, Study(other.folder), prepared.sampling, prepared.suite)
+    assert (added, len(left)) == (0, 1)
+    assert re.search(r"trials on .*scaling=0\.[36].* are not taken over: there it was a{16}", left[0])
+    assert (study.journal.bases(), study.record.trials) == ({}, [])  # nor is there a base that nobody can have
 
 
 def test_figures_of_the_stream_are_taken_over_only_where_a_better_trial_is_known_here(
@@ -370,10 +390,10 @@ def test_figures_of_the_stream_are_taken_over_only_where_a_better_trial_is_known
     other, _ = studied(tmp_path / "other", write(tmp_path / "s.yaml", text), odd_folder, 99, figures)
     assert len(other.record.complete) == 5  # lobireft, and noreft of rank 1 to 4
     with_it, prepared = studied(tmp_path / "with", tmp_path / "s.yaml", odd_folder, 0)
-    assert take_over(with_it, other, prepared.sampling)[0] == 5
+    assert take_over(with_it, other, prepared.sampling, prepared.suite)[0] == 5
     space = write(tmp_path / "t.yaml", text.replace("{choices: [noreft, lobireft]}", "noreft"))
     without, prepared = studied(tmp_path / "without", space, odd_folder, 0)
-    assert take_over(without, other, prepared.sampling)[0] == 0
+    assert take_over(without, other, prepared.sampling, prepared.suite)[0] == 0
 
 
 def test_a_trial_that_a_killed_search_left_is_not_trained_if_another_study_has_it(
@@ -383,7 +403,7 @@ def test_a_trial_that_a_killed_search_left_is_not_trained_if_another_study_has_i
     other, _ = studied(tmp_path / "other", space, odd_folder, 2)
     study, prepared = studied(tmp_path / "study", space, odd_folder, 0)
     by_hand(study.folder, prepared.sampling).suggest("killed")  # the same prior, first in both
-    assert take_over(study, other, prepared.sampling)[0] == 2
+    assert take_over(study, other, prepared.sampling, prepared.suite)[0] == 2
     assert [record.state for record in study.record.trials if record.number == 0] == ["duplicate"]
     assert not study.journal.reopened("accuracy")
 
@@ -458,6 +478,19 @@ def test_patience_ends_a_search_whose_front_has_not_grown(
     assert stalled(record_of(accuracies), patience) == ends
     reason = Stopping(patience).reason(record_of(accuracies))
     assert (reason is not None and f"last {patience} trials" in reason) == ends
+
+
+@pytest.mark.parametrize("other", [{"probe": True}, {"taken_from": "other/0"}])
+def test_patience_counts_what_the_study_trained_in_full_itself(other: dict[str, Any]) -> None:
+    flat = record_of([0.6] * 6)
+    foreign = [replace(trial, **other) for trial in flat.trials]
+    assert stalled(flat, 2)
+    for own in range(4):
+        study = replace(flat, trials=[*foreign[:3], *flat.trials[3 : 3 + own]])
+        assert stalled(study, 2) == (own >= 2)
+    assert not stalled(replace(flat, trials=[*flat.trials[:2], *foreign[2:]]), 2)
+    better = replace(record_of([0.6, 0.6, 0.6, 0.9]).trials[3], **other)
+    assert not stalled(replace(flat, trials=[*flat.trials[:3], better]), 2)  # and yet the front has grown
 
 
 def test_growth_is_of_the_hypervolume_and_less_than_a_thousandth_is_none() -> None:

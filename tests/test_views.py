@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
-from test_growth import begun, drawn, tell
+from test_growth import begun, drawn, study, tell
 
 from intervmerge.cli.main import main
 from intervmerge.errors import ConfigError
 from intervmerge.mlflow_uris import ARTIFACTS, DATABASE, check_uri, local_uri
 from intervmerge.quoting import as_key
-from intervmerge.records.record import Record, Rung
+from intervmerge.records.record import ENDED, Record, Rung
+from intervmerge.records.repeats import Repeat
 from intervmerge.records.scores import Score, Scores
 from intervmerge.records.study import StudyRecord
 from intervmerge.search.views import Views
@@ -30,7 +31,7 @@ from intervmerge.study.journal import SETTINGS, Journal, held
 from intervmerge.study.layout import JOURNAL
 from intervmerge.study.study import Study, load_study
 from intervmerge.suites.suite import Suite
-from intervmerge.views.runs import EXPERIMENT, KIND, NUMBER, PAGE, PARENT, Runs, flat
+from intervmerge.views.runs import DENSE, EXPERIMENT, KIND, NUMBER, PAGE, PARENT, Runs, flat, is_composed_at
 from intervmerge.views.tables import composed_rows, write_front, write_parquet
 from intervmerge.views.terminal import Terminal
 from intervmerge.views.terminal.fronts import composed_table, print_front
@@ -128,6 +129,29 @@ def test_every_name_reaches_mlflow_one_to_one(tmp_path: Path) -> None:
         assert run.info.status == "FINISHED"
         for part in ("accuracy", "test_accuracy"):
             assert {f"{part}/{as_key(task)}" for task in record.tasks} <= run.data.metrics.keys()
+
+
+def test_the_last_figures_in_mlflow_are_those_of_the_study(tmp_path: Path) -> None:
+    """Where the composed front was not measured after the last trial, and where seeds came after it."""
+    chance = random.Random(0)
+    ended = [trial for trial in (drawn(n, chance) for n in range(99)) if trial.state in ENDED][: DENSE + 1]
+    assert not is_composed_at(len(ended))
+    whole = study([replace(trial, number=number) for number, trial in enumerate(ended)], "accuracy")
+    best = max(whole.complete, key=lambda trial: trial.rungs[-1].accuracy)
+    again = best.with_repeat(Repeat(1, {task: Score(30, 30, 80) for task in whole.tasks}, {}))
+    seeded = replace(whole, trials=[again if trial is best else trial for trial in whole.trials], final_seeds=1)
+    assert seeded.composed_hypervolume() != whole.composed_hypervolume()
+    client = MlflowClient(tracking_uri=local_uri(tmp_path))
+    for record in (whole, whole, seeded):
+        runs = Runs(record, "abc", local_uri(tmp_path), tmp_path)
+        runs.finish(record, [])
+        known = client.get_run(runs.parent).data.metrics
+        assert (known["composed_hypervolume"], known["hypervolume"]) == (
+            record.composed_hypervolume(),
+            record.hypervolume(),
+        )
+    history = client.get_metric_history(runs.parent, "composed_hypervolume")
+    assert [metric.step for metric in history].count(len(ended)) == 2  # the same figures are written once
 
 
 def test_the_family_of_the_checkpoints_stands_in_captions_and_in_mlflow(tmp_path: Path) -> None:

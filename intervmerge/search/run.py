@@ -21,7 +21,6 @@ from intervmerge.search.watch import Silence, Watcher
 from intervmerge.session.interrupt import Interrupt
 from intervmerge.session.session import only_gpu, ray_session
 from intervmerge.space.samplers import SAMPLERS
-from intervmerge.space.sampling import Sampling
 from intervmerge.space.search import SEEDS
 from intervmerge.space.space import Space
 from intervmerge.study.journal import Journal, held
@@ -105,7 +104,9 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
             watch.phase(words)
         study = Study(prepared.folder, journal)
         for other in prepared.others:
-            _start_from(other, study, sampling, watch)
+            added, left = take_over(study, other, sampling, prepared.suite)
+            for words in (f"{added} trials of {other.folder} are taken over, and not trained again", *left):
+                watch.phase(words)
         for trial in study.record.trials:
             if trial.state != "running":  # the search was killed between hearing of its end and forgetting it
                 unfinished.finish(trial_folder(study.folder, trial.number))
@@ -142,10 +143,3 @@ def opened(prepared: Prepared) -> Journal:
     if drawn := len(journal.study.get_trials(deepcopy=False)):  # the same seed again would draw the same again
         journal.study.sampler = SAMPLERS[search.sampler]((search.seed + drawn) % SEEDS)
     return journal
-
-
-def _start_from(other: Study, study: Study, sampling: Sampling, watch: Watcher) -> None:
-    added, broken = take_over(study, other, sampling)
-    watch.phase(f"{added} trials of {other.folder} are taken over, and not trained again")
-    for name in broken:
-        watch.phase(f"trial {name} is not taken over: its file of interventions is not what its record says")

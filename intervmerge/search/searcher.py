@@ -76,12 +76,13 @@ class OptunaSearcher(Searcher):
         self._journal, self._sampling, self._select, self._tell = journal, sampling, select, tell
         self._budget, self._merged = max_extra_params, merged
         self._say, self._enough, self._ends = say, enough, False
+        self._blocked = False  # until others have ended, nothing is to be asked
         self._why, self._rests, self._luggage = why, rests, luggage or LeftLuggage()
         self._complaints: set[str] = set()
         self._open: dict[str, tuple[optuna.Trial, Record]] = {}
         # Failed trials may be trained again; pruned ones too, where the budget has grown.
         known = (record for record in journal.records() if record.state in (*ENDED, "running"))
-        self._known = {_key(record): record for record in known}
+        self._known = {key_of_record(record): record for record in known}
         self._figures = self._all_figures()
         self._left = journal.reopened(select)
         self._grid = self._affordable()
@@ -138,8 +139,8 @@ class OptunaSearcher(Searcher):
 
     def _hear(self, record: Record) -> None:
         """A configuration's record, as it is now."""
-        before = self._known.get(_key(record))
-        self._known[_key(record)] = record
+        before = self._known.get(key_of_record(record))
+        self._known[key_of_record(record)] = record
         if record.state == "failed":
             if before is not None and before.rungs:  # it held others up: rare, so that all are heard anew
                 self._figures = self._all_figures()
@@ -152,7 +153,7 @@ class OptunaSearcher(Searcher):
             return None
         reason = self._enough()
         asked = None if reason else self._new()
-        if asked is None and not reason and self._waits():
+        if asked is None and not reason and self._blocked and self._open:
             return None
         if asked is None:
             self._ends = True
@@ -160,10 +161,6 @@ class OptunaSearcher(Searcher):
         elif complaint := self._pace.complaint():
             self._say(complaint)
         return asked
-
-    def _waits(self) -> bool:
-        """Whether there may be a new configuration once others have ended."""
-        return False
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A rung that is not the last.
@@ -215,8 +212,9 @@ class OptunaSearcher(Searcher):
 
     def _new(self) -> tuple[optuna.Trial, Record] | None:
         """A configuration that the study does not have; those asked and not to be trained are told on the way."""
+        self._blocked = False
         for repeats in range(GIVE_UP):
-            if self._grid is not None and not self._offer(repeats):
+            if self._blocked or (self._grid is not None and not self._offer(repeats)):
                 return None
             try:
                 with self._pace.ask(), self._chance.helping(self._journal.study, repeats):
@@ -228,7 +226,7 @@ class OptunaSearcher(Searcher):
                 continue
             if self._budget is not None:
                 self._journal.constrain(trial, record.extra_params, self._budget)
-            first = self._known.get(_key(record))
+            first = self._known.get(key_of_record(record))
             if first is not None:
                 self._repeat(trial, record, first)
             elif not self._affords(record.extra_params):
@@ -237,7 +235,7 @@ class OptunaSearcher(Searcher):
             elif refused := self._refused(trial, record):
                 self._forgo(trial, replace(record, state="pruned", error=refused))
             else:
-                self._known[_key(record)] = record
+                self._known[key_of_record(record)] = record
                 self._chance.found()
                 return trial, record
         return None
@@ -253,9 +251,9 @@ class OptunaSearcher(Searcher):
         """Why a configuration is not trained; empty where it is."""
         return ""
 
-    def _is_out(self, key: str) -> bool:
-        """Whether a point of the grid is not to be asked any more."""
-        return key in self._known
+    def _is_held(self, key: str) -> bool:
+        """Whether a point of the grid is not to be asked now."""
+        return False
 
     def _repeat(self, trial: optuna.Trial, record: Record, first: Record) -> None:
         """Tell a repeat with the figures of the first, where there are some."""
@@ -264,12 +262,18 @@ class OptunaSearcher(Searcher):
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
-        while self._unasked and self._is_out(self._unasked[0]):
-            self._unasked.popleft()
-        abound = bool(self._unasked) and repeats >= self._repeats
-        if abound and not self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        for _ in range(len(self._unasked)):
+            if self._unasked[0] in self._known:
+                self._unasked.popleft()
+            elif self._is_held(self._unasked[0]):
+                self._unasked.rotate(-1)
+            else:
+                break
+        else:
+            return False
+        if repeats >= self._repeats and not self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
             self._journal.study.enqueue_trial(self._grid[self._unasked[0]])
-        return bool(self._unasked)
+        return True
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the truth, Tune's snapshot is never restored."""
@@ -289,6 +293,6 @@ def record_of(number: int, drawn: Drawn) -> Record:
     return Record(number, "running", own["seed"], intervention, training, drawn.extra_params, base=drawn.base)
 
 
-def _key(record: Record) -> str:
+def key_of_record(record: Record) -> str:
     """Equal for equal configurations of one study."""
     return key_of(record.intervention, record.training, record.seed, record.base)

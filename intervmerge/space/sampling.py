@@ -265,8 +265,15 @@ class Sampling:
         return found
 
     def spared(self) -> set[str]:
-        """The paper's configurations that the space holds, as `text_of` gives them; they are never stopped."""
-        fixed = {name: domain for name, domain in domains(self.space).items() if name.startswith("intervention.")}
-        asked = ({name: prior.get(name, domain) for name, domain in fixed.items()} for prior in self.priors())
-        named = ({name.removeprefix("intervention."): value for name, value in one.items()} for one in asked)
-        return {text_of(asdict(self.fit(values).config)) for values in named}
+        """The paper's configurations that the space holds, as `text_of` gives them; they are never stopped.
+
+        Of a setting that the paper does not name, each with every value.
+        """
+        known = {name: domain for name, domain in domains(self.space).items() if name.startswith("intervention.")}
+        names = [name.removeprefix("intervention.") for name in known]
+        found: set[str] = set()
+        for prior in self.priors():
+            axes = [[prior[name]] if name in prior else extremes(domain) for name, domain in known.items()]
+            for values in itertools.product(*axes):
+                found.add(text_of(asdict(self.fit(dict(zip(names, values, strict=True))).config)))
+        return found

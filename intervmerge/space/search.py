@@ -32,7 +32,8 @@ class SearchSettings:
     max_extra_params: int | None = None
     """Configurations with more are told to the sampler and never trained."""
     patience: int | None = None
-    """The search ends when the front has not grown in so many ended trials."""
+    """The search ends when the front has not grown in so many ended trials; probes of bases, and trials that another
+    study trained, are none of these."""
     stopping: str = "none"
     """What is trained no further at a rung: none, trial or task."""
     seed: int = 0

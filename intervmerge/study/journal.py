@@ -276,7 +276,7 @@ class Journal:
     def reopened(self, select: str) -> list[tuple[optuna.Trial, Record]]:
         """Trials that a killed search left running, to be asked again; those that had ended are told now.
 
-        What was queued and not begun is queued again.
+        What was queued and not begun is queued again, as what it was: a probe as a probe.
         """
         left = []
         for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
@@ -284,7 +284,7 @@ class Journal:
             if values is None:  # killed between asking and writing it down: nothing was trained
                 self.study.tell(frozen.number, state=TrialState.FAIL)
                 if queued := frozen.system_attrs.get("fixed_params"):
-                    self.study.enqueue_trial(queued)
+                    self.study.enqueue_trial(queued, user_attrs=frozen.user_attrs)
                 continue
             record = Record.from_json(values)
             if record.state == "running":

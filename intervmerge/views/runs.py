@@ -200,10 +200,10 @@ class Runs:
         self._client.set_terminated(self.parent, status)
 
     def _last_again(self, study: StudyRecord) -> None:
-        """Write the last step once more, where a base that no trial may have was measured after it."""
-        last = min(self._steps, len(study.ended))
-        if last and study.alone:
-            figures = {**growth(study, last), "composed_hypervolume": study.composed_hypervolume(last)}
+        """Write the last step whole, and once more where it has changed: by further seeds, or by a base that no trial
+        may have."""
+        if last := len(study.ended):
+            figures = {**growth(study, last), "composed_hypervolume": study.composed_hypervolume()}
             known = self._client.get_run(self.parent).data.metrics
             if any(known.get(name) != value for name, value in figures.items()):
                 self._log_steps(self.parent, {}, {last: figures})

@@ -29,16 +29,22 @@ def bar(extra_params: int, known: Iterable[Record], select: str, floor: float) -
 
 
 def stalled(study: StudyRecord, patience: int | None) -> bool:
-    """Whether the last so many ended trials have brought the front no further; never without patience."""
-    before = len(study.ended) - (patience or 0)
-    return patience is not None and before > 0 and study.hypervolume() - study.hypervolume(before) <= GROWTH
+    """Whether the last so many trials have brought the front no further; never without patience.
+
+    Counted are those that the study trained itself, in full: what bases are judged by, or was taken over, is not.
+    """
+    if patience is None:
+        return False
+    own = [place for place, trial in enumerate(study.ended) if not trial.probe and not trial.taken_from]
+    before = own[-patience] if len(own) >= patience else 0
+    return before > 0 and study.hypervolume() - study.hypervolume(before) <= GROWTH
 
 
 class Stopping:
     """Why no further trial is begun, once there is a reason.
 
     Args:
-        patience: ended trials without growth after which the search ends; None is without end.
+        patience: trials without growth after which the search ends, as `stalled` counts; None is without end.
     """
 
     def __init__(self, patience: int | None) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import optuna
 
 from intervmerge.errors import InputError
+from intervmerge.records.elimination import base_key
 from intervmerge.records.record import Record
 from intervmerge.records.stopping import Bars, Known
 from intervmerge.search.bases.shelf import Shelf
 from intervmerge.search.bases.tournament import PROBE, Tournament
-from intervmerge.search.searcher import OptunaSearcher, record_of
+from intervmerge.search.searcher import OptunaSearcher, key_of_record, record_of
 from intervmerge.space.bases.probes import shortened
 from intervmerge.space.sampling import Sampling
 from intervmerge.study.journal import Journal
@@ -35,20 +37,22 @@ class BasesSearcher(OptunaSearcher):
         self, shelf: Shelf, journal: Journal, sampling: Sampling, select: str, *rest: Any, **more: Any
     ) -> None:
         self._shelf = shelf
+        assert sampling.bases is not None
+        self._points = sampling.bases.points
         self._tournament = Tournament(sampling, journal, select)
-        self._blocked = False
+        self._free: Collection[str] = ()
         self.moves = 0
         """How often a worker changed its base."""
         super().__init__(journal, sampling, select, *rest, **more)
         points = sampling.grid()
-        self._base_of = {} if points is None else {drawn.key: drawn.base for drawn, _ in points}
+        self._base_of = {} if points is None else {drawn.key: base_key(drawn.base) for drawn, _ in points}
 
     def _ask_first(self) -> None:
         self._tournament.begin()
 
     def _next(self) -> tuple[optuna.Trial, Record] | None:
         """A new configuration and its base; what has none is told as failed, and another asked."""
-        while not self._tournament.holds(self._running()):
+        while not self._tournament.holds(self._running(), self._known.values()):
             asked = super()._next()
             based = asked and self._based(*asked)
             if based is None or based[1].state == "running":
@@ -88,29 +92,33 @@ class BasesSearcher(OptunaSearcher):
     def _running(self) -> list[Record]:
         return [record for _, record in self._open.values()]
 
-    def _waits(self) -> bool:
-        return self._blocked and bool(self._open)
-
-    def _new(self) -> tuple[optuna.Trial, Record] | None:
-        self._blocked = False
-        return super()._new()
-
     def _record(self, trial: optuna.Trial) -> Record:
         drawn, probe = self._sampling.draw(trial), PROBE in trial.user_attrs
         drawn = shortened(drawn, self._sampling) if probe else drawn
         return replace(record_of(trial.number, drawn), probe=probe)
 
     def _refused(self, trial: optuna.Trial, record: Record) -> str:
-        """Why its base is not searched further; the same configuration is asked next on one that is."""
-        known = self._known.values()
-        refused = "" if record.probe else self._tournament.refusal(record.base, known)
-        if refused and not self._tournament.queued():
-            other = self._tournament.instead(known)
-            self._blocked = other is None
-            rest = {name: value for name, value in trial.params.items() if not name.startswith("base.")}
-            if other is not None:
-                self._journal.study.enqueue_trial({**rest, **other})
+        """Why its base is not searched further; the same configuration is asked on one that is."""
+        refused = "" if record.probe else self._tournament.refusal(record.base, self._known.values())
+        if refused:
+            self._ask_elsewhere(trial, record)
         return refused
 
-    def _is_out(self, key: str) -> bool:
-        return super()._is_out(key) or self._tournament.is_out(self._base_of[key], self._known.values())
+    def _ask_elsewhere(self, trial: optuna.Trial, record: Record) -> None:
+        """Have a configuration asked on a base that has not had it; where none is free, on what will be drawn then."""
+        bases = self._tournament.instead(self._known.values())
+        points = [self._points[key] for key in bases]
+        new = [values for base, values in points if key_of_record(replace(record, base=base)) not in self._known]
+        if new or not bases:
+            rest = {name: value for name, value in trial.params.items() if not name.startswith("base.")}
+            self._journal.study.enqueue_trial({**rest, **(new[0] if new else {})})
+        self._blocked = not bases
+
+    def _offer(self, repeats: int) -> bool:
+        self._free = self._tournament.free(self._known.values())
+        offered = super()._offer(repeats)
+        self._blocked = not offered and bool(self._unasked)
+        return offered
+
+    def _is_held(self, key: str) -> bool:
+        return self._base_of[key] not in self._free

@@ -52,22 +52,21 @@ class Tournament:
             params = {**asked, **self._bases.points[base_key(base)][1]}
             self._journal.study.enqueue_trial(params, user_attrs={PROBE: True}, skip_if_exists=True)
 
-    def holds(self, running: Collection[Record]) -> bool:
-        """Whether the next trial waits for running ones: the first bases are judged together, when all were tried.
+    def holds(self, running: Collection[Record], known: Collection[Record]) -> bool:
+        """Whether the next trial waits for running ones: the first bases are judged together, when all were tried, and
+        later none may be free until one is judged.
 
-        Once they are, the paper's own configurations are asked.
+        Once the first ones are, the paper's own configurations are asked.
         """
-        if self._opened or self.queued():
+        queued = self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        if queued and PROBE in queued[0].user_attrs:
             return False
-        if any(record.probe for record in running):
-            return True
-        self._opened = True
-        self._ask_priors()
-        return False
-
-    def queued(self) -> bool:
-        """Whether something is to be asked next, whatever the sampler would draw."""
-        return bool(self._journal.study.get_trials(deepcopy=False, states=[TrialState.WAITING]))
+        if not (self._opened or queued):
+            if any(record.probe for record in running):
+                return True
+            self._opened = True
+            self._ask_priors()
+        return bool(running) and bool(waiting(known)) and not self.free(known)
 
     def refusal(self, base: Mapping[str, Any], known: Collection[Record]) -> str:
         """Why a configuration that is no probe is not trained on the base that was drawn; empty where it is.
@@ -88,18 +87,18 @@ class Tournament:
         self._probe(base)
         return "its base is tried by its probes first"
 
-    def is_out(self, base: Mapping[str, Any], known: Collection[Record]) -> bool:
-        """Whether a base will get no further trial."""
-        key, begun = base_key(base), by_base(known)
-        return key in dropped(known, self._select) or (key not in begun and len(begun) >= self._most)
-
-    def instead(self, known: Collection[Record]) -> dict[str, Any] | None:
-        """What a source gives for the base that has had the fewest trials of those that are searched further.
-
-        None where all are still being tried, and no other may be begun.
-        """
+    def free(self, known: Collection[Record]) -> dict[str, int]:
+        """Key to number of trials of the bases that a trial may have now: of those that are searched further, and of
+        new ones, as long as the search may begin another."""
         begun = by_base(known)
-        left = begun.keys() - dropped(known, self._select) - waiting(known)
-        fresh = [key for key in self._bases.points if key not in begun] if len(begun) < self._most else []
-        chosen = min(sorted(left), key=lambda key: len(begun[key])) if left else next(iter(fresh), None)
-        return None if chosen is None else dict(self._bases.points[chosen][1])
+        others = dropped(known, self._select) | waiting(known)
+        searched = {key: len(trials) for key, trials in begun.items() if key not in others}
+        new = self._bases.points if len(begun) < self._most else {}
+        return {**searched, **{key: 0 for key in new if key not in begun}}
+
+    def instead(self, known: Collection[Record]) -> list[str]:
+        """Keys of the bases that are searched further, that with the fewest trials first; where there is none, of one
+        that may be begun."""
+        free = self.free(known)
+        searched = sorted((key for key, trials in free.items() if trials), key=lambda key: (free[key], key))
+        return searched or list(free)[:1]

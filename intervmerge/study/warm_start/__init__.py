@@ -10,9 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from intervmerge.bases.merged import MergedBase
+from intervmerge.bases.merged import MergedBase, merge
 from intervmerge.engines.stream import STREAM_ERROR
-from intervmerge.errors import ConfigError
+from intervmerge.errors import ConfigError, InputError
 from intervmerge.files import write_whole
 from intervmerge.records.elimination import base_key
 from intervmerge.records.record import Record
@@ -25,6 +25,7 @@ from intervmerge.space.space import domains
 from intervmerge.space.values import Choices, Range, WholeRange, label
 from intervmerge.study.layout import trial_folder
 from intervmerge.study.study import Study, is_base_of, load_study
+from intervmerge.suites.suite import Suite
 from intervmerge.trial.run import FILE
 
 SAME = ("suite_fingerprint", "protocol", "select")
@@ -75,16 +76,19 @@ def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase, sea
             raise ConfigError(f"--warm-start {other.folder}", got, rule, "a study that shares them, or none")
 
 
-def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list[str]]:
+def take_over(study: Study, other: Study, sampling: Sampling, suite: Suite) -> tuple[int, list[str]]:
     """Add to a study every complete trial of another that lies in this space and is not there yet, as complete.
 
+    Where the base is searched, a trial counts only on the weights that its rule gives here, bit for bit.
+
     Returns:
-        How many were added, and the names of those whose file is not what their record says.
+        How many were added, and in words what was left although it lies in this space.
     """
     journal, select = study.journal, str(other.settings["select"])
     known = {_key(record): record for record in journal.records() if record.state == "complete"}
     floor = OBJECTIVES[select](other.record.references["validation"]["merged"])
-    added, broken = 0, []
+    merged = _Merged(study, suite)
+    added, left, foreign = 0, list[str](), dict[str, str]()
     records = [_based(record, other, sampling.bases is not None) for record in other.record.complete]
     for record in sorted(records, key=lambda record: record.measured_by != "exact"):
         point = None if _key(record) in known else locate(record, sampling)
@@ -93,22 +97,48 @@ def take_over(study: Study, other: Study, sampling: Sampling) -> tuple[int, list
         origin = f"{other.folder.resolve().name}/{record.number}"
         content = _file_of(other, record)
         if content is None:
-            broken.append(origin)
+            left.append(f"trial {origin} is not taken over: its file of interventions is not what its record says")
+            continue
+        if record.base and merged.fingerprint(record.base) != record.base_fingerprint:
+            foreign[record.base_fingerprint] = in_words(record.base)
             continue
         number = journal.next_number
-        ours = replace(record.without_test(), number=number, duplicate_of=None, taken_from=origin)
-        folder = trial_folder(study.folder, ours.number)
+        taken = replace(record.without_test(), number=number, duplicate_of=None, taken_from=origin)
+        folder = trial_folder(study.folder, taken.number)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FILE, content)
-        if ours.base and ours.base_fingerprint not in journal.bases():
-            journal.note_base(ours.base_fingerprint, **_noted(other, ours))
-        journal.add(ours, point, select, sampling.space.search.max_extra_params)
-        known[_key(ours)] = ours
+        if taken.base and taken.base_fingerprint not in journal.bases():
+            journal.note_base(taken.base_fingerprint, **_noted(other, taken))
+        journal.add(taken, point, select, sampling.space.search.max_extra_params)
+        known[_key(taken)] = taken
         added += 1
-    for trial, left in journal.reopened(select):  # a search that was killed before it was told of the other study
-        if first := known.get(_key(left)):
-            journal.tell(trial, first.repeated(left.number), select)
-    return added, broken
+    for trial, begun in journal.reopened(select):  # a search that was killed before it was told of the other study
+        if first := known.get(_key(begun)):
+            journal.tell(trial, first.repeated(begun.number), select)
+    rule = "merging gives no such base here"
+    left += [f"trials on {words} are not taken over: there it was {of}, and {rule}" for of, words in foreign.items()]
+    return added, left
+
+
+class _Merged:
+    """What the bases of a study are by their weights: as it knows them, or merged here, each once."""
+
+    def __init__(self, study: Study, suite: Suite) -> None:
+        own = {"rule": study.settings["rule"], **study.settings["rule_settings"]}
+        self._known = {base_key(base.values): base.fingerprint for base in study.journal.bases().values()}
+        self._known[base_key(own)] = str(study.settings["base_fingerprint"])
+        self._suite = suite
+
+    def fingerprint(self, values: Mapping[str, Any]) -> str:
+        """Of a base by its rule and complete settings; empty where it cannot be merged."""
+        key = base_key(values)
+        if key not in self._known:
+            settings = {name: value for name, value in values.items() if name != "rule"}
+            try:
+                self._known[key] = merge(self._suite, values["rule"], **settings).fingerprint
+            except InputError:
+                self._known[key] = ""
+        return self._known[key]
 
 
 def _based(record: Record, other: Study, searched: bool) -> Record:
