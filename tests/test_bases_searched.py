@@ -473,7 +473,7 @@ def test_a_search_does_not_end_while_a_base_waits(sampler: str, last: str, tmp_p
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_papers_configurations_are_trained_whatever_base_they_are_drawn_on(workers: int, tmp_path: Path) -> None:
     space = sampling(tmp_path, SPACE.replace("trials: 6", "trials: 40"))
-    found = trained(space, tmp_path, workers, {"ties_sum": 0.4, "iso_c": 0.8}, most=16)
+    found = trained(space, tmp_path, workers, {"ties_sum": 0.4, "iso_c": 0.8}, most=24)
     whole = [text_of(record.intervention) for record in found if not record.probe]
     assert len(space.spared()) > PROBES
     assert set(whole[: len(space.spared())]) == space.spared()  # before the sampler draws any
