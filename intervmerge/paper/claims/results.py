@@ -90,7 +90,8 @@ def _slides(order: Order, at: Standing) -> str:
         cells = line(claim.words, own, sum(most) if own.seeds else 0, claim.source, order.suite.name)
         lines.append(f"| {' | '.join(cells)} |")
     rule = (
-        "Differences are by task, and standard errors over tasks: one model a method was fine-tuned, with one seed."
+        "Differences are by task, and standard errors over tasks, of CKA by the jackknife, as every pair is in two of "
+        "them: one model a method was fine-tuned, with one seed."
         if one
         else "Standard errors are over seeds of fine-tuning. The first has the suite's own models, however they were "
         "made; the one model trained on all tasks is the same in each."
