@@ -187,9 +187,7 @@ def named_base(prepared: Prepared) -> MergedBase | None:
     named = prepared.sampling.space.bases[0] if bases is None else bases.reference
     if named in SWEPT:
         return None
-    values = whole_base(named)
-    settings = {name: value for name, value in values.items() if name != "rule"}
-    return merge(prepared.suite, str(values["rule"]), device=prepared.merging_device, **settings)
+    return merge(prepared.suite, device=prepared.merging_device, **whole_base(named))
 
 
 def among(prepared: Prepared, bases: Sequence[Mapping[str, Any]]) -> Prepared:

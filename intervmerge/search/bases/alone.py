@@ -30,8 +30,7 @@ def measure_alone(
     """
     for values in bases:
         began = time.perf_counter()
-        settings = {name: of for name, of in values.items() if name != "rule"}
-        base = merge(suite, values["rule"], device=device, **settings)
+        base = merge(suite, device=device, **values)
         fresh = BareBase(base.fingerprint, base.label, base.values, seconds=time.perf_counter() - began)
         known = {base_key(complete(one.values)): one for one in study.record.alone}
         own = known.get(base_key(base.values), fresh)

@@ -45,8 +45,7 @@ class Shelf:
 
     def _made(self, values: Mapping[str, Any]) -> MergedBase:
         began = time.perf_counter()
-        settings = {name: of for name, of in values.items() if name != "rule"}
-        base = merge(self._suite, values["rule"], device=self._device, **settings)
+        base = merge(self._suite, device=self._device, **values)
         seconds = time.perf_counter() - began
         self._say(f"base {base.label}: merged in {seconds:.1f} s")
         former = [name for name, known in self._journal.bases().items() if known.values == values]

@@ -133,9 +133,8 @@ class _Merged:
         """Of a base by its rule and complete settings; empty where it cannot be merged."""
         key = base_key(values)
         if key not in self._known:
-            settings = {name: value for name, value in values.items() if name != "rule"}
             try:
-                self._known[key] = merge(self._suite, values["rule"], **settings).fingerprint
+                self._known[key] = merge(self._suite, **values).fingerprint
             except InputError:
                 self._known[key] = ""
         return self._known[key]
