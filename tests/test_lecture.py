@@ -43,9 +43,9 @@ from intervmerge.paper.claims.results import results, write_results
 from intervmerge.paper.claims.table import OURS
 from intervmerge.paper.claims.verdicts import HOLDS, OPEN
 from intervmerge.paper.lecture.claims import AT_ONE, CLAIMS, SEARCHED, held
-from intervmerge.paper.lecture.entries import ENTRIES, entries, method_of, needed
+from intervmerge.paper.lecture.entries import ENTRIES, entries, method_of, needed, settings_of
 from intervmerge.paper.lecture.keeping import measure
-from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of, write_figures
+from intervmerge.paper.lecture.kept import Figure, read_figures, write_figures
 from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.lecture.rows import ROWS
 from intervmerge.paper.lecture.slides import COLUMNS, cells, markdown

@@ -251,9 +251,9 @@ class OptunaSearcher(Searcher):
         """Why a configuration is not trained; empty where it is."""
         return ""
 
-    def _is_held(self, key: str) -> bool:
-        """Whether a point of the grid is not to be asked now."""
-        return False
+    def _waits(self) -> Callable[[str], bool]:
+        """Which points of the grid are not to be asked now."""
+        return lambda key: False
 
     def _repeat(self, trial: optuna.Trial, record: Record, first: Record) -> None:
         """Tell a repeat with the figures of the first, where there are some."""
@@ -262,10 +262,11 @@ class OptunaSearcher(Searcher):
     def _offer(self, repeats: int) -> bool:
         """Once repeats abound, have a new point of the grid asked next; False if there is none."""
         assert self._grid is not None
+        waits = self._waits()
         for _ in range(len(self._unasked)):
             if self._unasked[0] in self._known:
                 self._unasked.popleft()
-            elif self._is_held(self._unasked[0]):
+            elif waits(self._unasked[0]):
                 self._unasked.rotate(-1)
             else:
                 break

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, adamerging, method_of, needed, settings
 from intervmerge.paper.lecture.kept import Figure, add_figures
 from intervmerge.paper.lecture.measuring import Stage
-from intervmerge.paper.lecture.standing import Standing, adamerging, settings, suite_of
+from intervmerge.paper.lecture.standing import Standing, suite_of
 from intervmerge.paper.occasion import Occasion
 from intervmerge.paper.order import Order
 from intervmerge.processes import each

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from intervmerge.errors import ConfigError
 from intervmerge.files import locked, write_whole
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed
-from intervmerge.paper.lecture.measuring import PROTOCOL, Found
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, method_of, needed, settings_of
+from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.occasion import Occasion
 
 FORMAT = 1
@@ -41,17 +41,6 @@ class Figure:
     def identity(self) -> tuple[Any, ...]:
         """What decides it."""
         return self.entry, self.seed, self.suite, tuple(sorted(self.suites.items())), self.settings
-
-
-def settings_of(steps: int, more: str = "", protocol: int = PROTOCOL) -> str:
-    """What decides a figure beside suites, in words.
-
-    Args:
-        steps: of training interventions.
-        more: what is particular to a row.
-        protocol: how it was measured.
-    """
-    return f"protocol {protocol}, {steps} steps{more and f', {more}'}"
 
 
 def union(*parts: Iterable[Figure]) -> list[Figure]:

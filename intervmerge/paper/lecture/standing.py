@@ -10,17 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from intervmerge.analysis.siblings import how_to_build, sibling
 from intervmerge.errors import SuiteError
-from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed
-from intervmerge.paper.lecture.kept import Figure, read_figures, settings_of, union
-from intervmerge.paper.lecture.measuring import Found, ada_merging
+from intervmerge.paper.lecture.entries import ENTRIES, SAME, entries, is_fixed, needed, settings
+from intervmerge.paper.lecture.kept import Figure, read_figures, union
+from intervmerge.paper.lecture.measuring import Found
 from intervmerge.paper.occasion import Occasion
-from intervmerge.paper.order import Order, rest_of
-from intervmerge.paper.tables.published import METHODS
-from intervmerge.paper.tables.rows import LAYER_WISE
+from intervmerge.paper.order import Order
 from intervmerge.suites.suite import Suite
 
 
@@ -164,19 +161,6 @@ class Standing:
 
     def _how(self, method: str, seed: int) -> str:
         return how_to_build(self._order.place, method, seed)
-
-
-def adamerging(order: Order) -> Mapping[str, Any]:
-    """AdaMerging's settings, those of the paper's table."""
-    return rest_of(order.bases(METHODS)[LAYER_WISE])
-
-
-def settings(order: Order, key: str) -> str:
-    """What decides the figures of an entry beside suites."""
-    entry = ENTRIES[key]
-    learned = adamerging(order) if entry.measure is ada_merging else {}
-    words = [entry.how, *(f"{name} {value}" for name, value in sorted(learned.items()))]
-    return settings_of(order.training.steps, ", ".join(filter(None, words)))
 
 
 def suite_of(order: Order, method: str, seed: int) -> Suite | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,6 @@ class BasesSearcher(OptunaSearcher):
         assert sampling.bases is not None
         self._points = sampling.bases.points
         self._tournament = Tournament(sampling, journal, select)
-        self._free: Collection[str] = ()
         self.moves = 0
         """How often a worker changed its base."""
         super().__init__(journal, sampling, select, *rest, **more)
@@ -115,10 +114,10 @@ class BasesSearcher(OptunaSearcher):
         self._blocked = not bases
 
     def _offer(self, repeats: int) -> bool:
-        self._free = self._tournament.free(self._known.values())
         offered = super()._offer(repeats)
         self._blocked = not offered and bool(self._unasked)
         return offered
 
-    def _is_held(self, key: str) -> bool:
-        return self._base_of[key] not in self._free
+    def _waits(self) -> Callable[[str], bool]:
+        free = self._tournament.free(self._known.values())
+        return lambda key: self._base_of[key] not in free
