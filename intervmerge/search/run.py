@@ -104,7 +104,7 @@ def search(prepared: Prepared, watch: Watcher) -> Study:
             watch.phase(words)
         study = Study(prepared.folder, journal)
         for other in prepared.others:
-            added, left = take_over(study, other, sampling, prepared.suite)
+            added, left = take_over(study, other, sampling, prepared.suite, prepared.merging_device)
             for words in (f"{added} trials of {other.folder} are taken over, and not trained again", *left):
                 watch.phase(words)
         for trial in study.record.trials:

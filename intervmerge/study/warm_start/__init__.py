@@ -76,10 +76,12 @@ def check_other(other: Study, settings: Mapping[str, Any], base: MergedBase, sea
             raise ConfigError(f"--warm-start {other.folder}", got, rule, "a study that shares them, or none")
 
 
-def take_over(study: Study, other: Study, sampling: Sampling, suite: Suite) -> tuple[int, list[str]]:
+def take_over(
+    study: Study, other: Study, sampling: Sampling, suite: Suite, device: str = "auto"
+) -> tuple[int, list[str]]:
     """Add to a study every complete trial of another that lies in this space and is not there yet, as complete.
 
-    Where the base is searched, a trial counts only on the weights that its rule gives here, bit for bit.
+    Where the base is searched, a trial counts only on the weights that its rule gives on `device`, bit for bit.
 
     Returns:
         How many were added, and in words what was left although it lies in this space.
@@ -87,7 +89,7 @@ def take_over(study: Study, other: Study, sampling: Sampling, suite: Suite) -> t
     journal, select = study.journal, str(other.settings["select"])
     known = {_key(record): record for record in journal.records() if record.state == "complete"}
     floor = OBJECTIVES[select](other.record.references["validation"]["merged"])
-    merged = _Merged(study, suite)
+    merged = _Merged(study, suite, device)
     added, left, foreign = 0, list[str](), dict[str, str]()
     records = [_based(record, other, sampling.bases is not None) for record in other.record.complete]
     for record in sorted(records, key=lambda record: record.measured_by != "exact"):
@@ -123,18 +125,18 @@ def take_over(study: Study, other: Study, sampling: Sampling, suite: Suite) -> t
 class _Merged:
     """What the bases of a study are by their weights: as it knows them, or merged here, each once."""
 
-    def __init__(self, study: Study, suite: Suite) -> None:
+    def __init__(self, study: Study, suite: Suite, device: str) -> None:
         own = {"rule": study.settings["rule"], **study.settings["rule_settings"]}
         self._known = {base_key(base.values): base.fingerprint for base in study.journal.bases().values()}
         self._known[base_key(own)] = str(study.settings["base_fingerprint"])
-        self._suite = suite
+        self._suite, self._device = suite, device
 
     def fingerprint(self, values: Mapping[str, Any]) -> str:
         """Of a base by its rule and complete settings; empty where it cannot be merged."""
         key = base_key(values)
         if key not in self._known:
             try:
-                self._known[key] = merge(self._suite, **values).fingerprint
+                self._known[key] = merge(self._suite, device=self._device, **values).fingerprint
             except InputError:
                 self._known[key] = ""
         return self._known[key]
